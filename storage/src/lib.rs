@@ -1,0 +1,31 @@
+//! Keeps the bytes of rollup partitions and the truth about them: tables, partitions, files, jobs.
+//!
+//! A store is one folder: a RocksDB catalog in `catalog/` and Parquet files in `partitions/`.
+//! Files are written once, under names that are never reused; a partition is replaced by one synced
+//! catalog batch followed by the swap of an in-memory [`Snapshot`]. Readers never touch the catalog.
+//!
+//! Deliberately not here: cubes, SQL, HTTP, DataFusion. A table is a name somebody else gave.
+//!
+//! Start reading at [`Store::open`].
+#![warn(missing_docs, clippy::indexing_slicing)]
+
+mod catalog;
+mod error;
+mod files;
+mod gc;
+mod ids;
+mod live_jobs;
+mod publish;
+mod queue;
+mod snapshot;
+mod store;
+mod writer;
+
+pub use error::{ErrorKind, RecordFault, StorageError};
+pub use gc::GcReport;
+pub use ids::{FileId, JobId, PartitionKey, SnapshotId, TableId};
+pub use publish::{Gate, Publish};
+pub use queue::{JobRecord, JobState, NewJob};
+pub use snapshot::{Bounds, Partition, Snapshot, Table, TableState};
+pub use store::{Store, StoreOptions};
+pub use writer::{FinishedFile, PartitionWriter};

@@ -1,0 +1,487 @@
+//! Record batches → a Parquet file.
+//!
+//! The file gets its final name at once: names are never reused, and nothing reads a file that the
+//! catalog does not name, so that there is no temporary name and no renaming.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrowPrimitiveType, AsArray};
+use arrow::compute::{max, min};
+use arrow::datatypes::{
+    DataType, Date32Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
+};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::files::sync_folder;
+use crate::gc::DoomedFile;
+use crate::{FileId, PartitionKey, StorageError};
+
+/// A partition of ordinary size is one row group, so that a scan has one dictionary a column.
+const ROW_GROUP_ROWS: usize = 1_000_000;
+/// Small pages let a filter on a sorted dimension skip most of the file.
+const PAGE_ROWS: usize = 4096;
+
+/// A file being written; dropping it unfinished deletes it.
+#[derive(Debug)]
+pub struct PartitionWriter {
+    file: FileName,
+    schema: SchemaRef,
+    /// None after a failed write, as the encoder is in an unknown state then.
+    encoder: Option<ArrowWriter<HashingFile>>,
+    rows: u64,
+    time: Option<TimeSpan>,
+}
+
+/// A complete, synced file that no catalog record names yet; dropping it unpublished deletes it.
+#[derive(Debug)]
+pub struct FinishedFile {
+    pub(crate) file: FileName,
+    pub(crate) schema: SchemaRef,
+    pub(crate) rows: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) checksum: u64,
+    /// None without time column.
+    pub(crate) time: Option<TimeSpan>,
+}
+
+/// Which file of which partition; deletes it when dropped.
+#[derive(Debug)]
+pub(crate) struct FileName {
+    pub(crate) key: PartitionKey,
+    pub(crate) id: FileId,
+    pub(crate) path: DoomedFile,
+}
+
+/// What was seen of the time column, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeSpan {
+    column: usize,
+    pub(crate) bounds: Option<(i64, i64)>,
+    pub(crate) nulls: u64,
+}
+
+impl PartitionWriter {
+    /// Creates the file, which must not exist.
+    pub(crate) fn create(
+        key: PartitionKey,
+        id: FileId,
+        path: PathBuf,
+        schema: SchemaRef,
+        time_column: Option<&str>,
+    ) -> Result<Self, StorageError> {
+        let time = time_column.map(|name| TimeSpan::find(&key, &schema, name)).transpose()?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|e| StorageError::io("create", &path, e))?;
+        let file_name = FileName { key, id, path: DoomedFile::new(path) };
+        let encoder = ArrowWriter::try_new(HashingFile::new(file), Arc::clone(&schema), Some(properties()))
+            .map_err(|e| StorageError::parquet("write", file_name.path.path(), e))?;
+        Ok(Self { file: file_name, schema, encoder: Some(encoder), rows: 0, time })
+    }
+
+    /// Appends rows. Their columns are those of the writer's schema, in its order.
+    ///
+    /// # Errors
+    /// The disk is full or the file cannot be written; the writer is of no use then.
+    /// Other columns are an error of kind `Bug`, and nothing is written.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), StorageError> {
+        let path = self.file.path.path();
+        check_columns(path, &self.schema, batch)?;
+        let mut encoder = self.encoder.take().ok_or_else(|| StorageError::Broken(path.to_owned()))?;
+        encoder.write(batch).map_err(|e| StorageError::parquet("write", path, e))?;
+        self.encoder = Some(encoder);
+        self.rows += batch.num_rows() as u64;
+        if let Some(time) = &mut self.time {
+            time.add(batch);
+        }
+        Ok(())
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Completes and syncs the file. A file without rows is a valid one.
+    ///
+    /// # Errors
+    /// As [`PartitionWriter::write`].
+    pub fn finish(self) -> Result<FinishedFile, StorageError> {
+        let path = self.file.path.path();
+        let mut encoder = self.encoder.ok_or_else(|| StorageError::Broken(path.to_owned()))?;
+        // Not `into_inner`, which turns a full disk into mere text.
+        encoder.finish().map_err(|e| StorageError::parquet("write", path, e))?;
+        let out = encoder.inner();
+        // Both, in this order, before anyone may publish: a catalog record must never name a file that a
+        // power cut can take away.
+        out.file.sync_all().map_err(|e| StorageError::io("sync", path, e))?;
+        path.parent().map_or(Ok(()), sync_folder)?;
+        Ok(FinishedFile {
+            rows: self.rows,
+            size_bytes: out.size_bytes,
+            checksum: out.hash.digest(),
+            time: self.time,
+            schema: self.schema,
+            file: self.file,
+        })
+    }
+}
+
+impl FinishedFile {
+    /// Rows in it.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Its columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
+
+impl TimeSpan {
+    fn find(key: &PartitionKey, schema: &Schema, name: &str) -> Result<Self, StorageError> {
+        let fault = |fault: String| StorageError::TimeColumn { partition: key.clone(), column: name.to_owned(), fault };
+        let (column, field) = schema.column_with_name(name).ok_or_else(|| fault("not among the columns".to_owned()))?;
+        match field.data_type() {
+            DataType::Timestamp(..) | DataType::Date32 => Ok(Self { column, bounds: None, nulls: 0 }),
+            other => Err(fault(format!("a {other}, not a timestamp or date"))),
+        }
+    }
+
+    fn add(&mut self, batch: &RecordBatch) {
+        let Some(column) = batch.columns().get(self.column) else { return };
+        self.nulls += column.null_count() as u64;
+        if let Some((low, high)) = micros_bounds(column) {
+            self.bounds = Some(self.bounds.map_or((low, high), |(min, max)| (min.min(low), max.max(high))));
+        }
+    }
+}
+
+/// Least and greatest time in microseconds; none when all are null. Nanoseconds are rounded down, which keeps
+/// "inside of a bucket" as it is, since buckets start at whole microseconds.
+fn micros_bounds(times: &dyn Array) -> Option<(i64, i64)> {
+    const DAY: i64 = 86_400_000_000;
+    match times.data_type() {
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            bounds_of::<TimestampSecondType>(times, |t| t.saturating_mul(1_000_000))
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            bounds_of::<TimestampMillisecondType>(times, |t| t.saturating_mul(1000))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => bounds_of::<TimestampMicrosecondType>(times, |t| t),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            bounds_of::<TimestampNanosecondType>(times, |t| t.div_euclid(1000))
+        }
+        DataType::Date32 => bounds_of::<Date32Type>(times, |days| i64::from(days) * DAY),
+        _ => None,
+    }
+}
+
+fn bounds_of<T: ArrowPrimitiveType>(times: &dyn Array, micros: impl Fn(T::Native) -> i64) -> Option<(i64, i64)> {
+    let times = times.as_primitive_opt::<T>()?;
+    Some((micros(min(times)?), micros(max(times)?)))
+}
+
+/// The encoder itself trusts its caller about the columns.
+fn check_columns(path: &std::path::Path, schema: &Schema, batch: &RecordBatch) -> Result<(), StorageError> {
+    let found = batch.schema_ref();
+    let fits = found.fields().len() == schema.fields().len()
+        && schema.fields().iter().zip(found.fields()).zip(batch.columns()).all(|((field, found), column)| {
+            field.name() == found.name()
+                && field.data_type() == found.data_type()
+                && (field.is_nullable() || column.null_count() == 0)
+        });
+    if fits {
+        return Ok(());
+    }
+    let describe = |schema: &Schema| {
+        let columns = schema.fields().iter().map(|field| {
+            format!("{} {}{}", field.name(), field.data_type(), if field.is_nullable() { "" } else { " not null" })
+        });
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    Err(StorageError::Schema { path: path.to_owned(), expected: describe(schema), found: describe(found) })
+}
+
+/// Measured in the performance guide, section 5: fast to decode, good at skipping.
+fn properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_created_by(concat!("quarry ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::LZ4_RAW)
+        .set_dictionary_enabled(true)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .build()
+}
+
+/// A file that hashes and counts what passes, so that the checksum is of what we meant to write.
+#[derive(Debug)]
+struct HashingFile {
+    file: File,
+    hash: Box<Hash>,
+    size_bytes: u64,
+}
+
+/// The hash of a file's bytes: XXH3, 64 bits, seed 0.
+pub(crate) struct Hash(Xxh3Default);
+
+impl Hash {
+    pub(crate) fn new() -> Self {
+        Self(Xxh3Default::new())
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl std::fmt::Debug for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hash").finish_non_exhaustive()
+    }
+}
+
+impl HashingFile {
+    fn new(file: File) -> Self {
+        Self { file, hash: Box::new(Hash::new()), size_bytes: 0 }
+    }
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or(bytes));
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use arrow::array::{
+        ArrayRef, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray,
+    };
+    use arrow::datatypes::Field;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::basic::PageType;
+    use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{ErrorKind, TableId};
+
+    fn key() -> PartitionKey {
+        PartitionKey { table: TableId::new("t").unwrap(), bucket: None }
+    }
+
+    fn create(dir: &TempDir, schema: SchemaRef, time_column: Option<&str>) -> Result<PartitionWriter, StorageError> {
+        PartitionWriter::create(key(), FileId(1), dir.path().join("f.parquet"), schema, time_column)
+    }
+
+    fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    fn finish(dir: &TempDir, batches: &[RecordBatch], time_column: Option<&str>) -> FinishedFile {
+        let mut writer = create(dir, batches.first().unwrap().schema(), time_column).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        writer.finish().unwrap()
+    }
+
+    fn names(dir: &TempDir) -> usize {
+        fs::read_dir(dir.path()).unwrap().count()
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let city: ArrayRef = Arc::new(StringArray::from(vec![Some("Köln"), None, Some("")]));
+        let batch = batch(vec![("city", city), ("n", Arc::new(Int64Array::from(vec![1, -2, i64::MAX])))]);
+        let file = finish(&dir, &[batch.clone(), batch.slice(1, 2)], None);
+        assert_eq!((file.rows(), file.schema()), (5, batch.schema()));
+        let bytes = fs::read(file.file.path.path()).unwrap();
+        assert_eq!(file.size_bytes, bytes.len() as u64);
+        assert_eq!(file.checksum, xxhash_rust::xxh3::xxh3_64(&bytes));
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file.file.path.path()).unwrap()).unwrap();
+        let read: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+        let read = arrow::compute::concat_batches(&batch.schema(), &read).unwrap();
+        let written = arrow::compute::concat_batches(&batch.schema(), &[batch.clone(), batch.slice(1, 2)]).unwrap();
+        assert_eq!(read, written);
+    }
+
+    #[test]
+    fn files_have_the_layout_that_scans_want() {
+        let dir = tempfile::tempdir().unwrap();
+        let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..10_000).map(|i| format!("brand {}", i % 50))));
+        let file = finish(&dir, &[batch(vec![("brand", text)])], None);
+        let path = file.file.path.path();
+        let metadata = ParquetMetaDataReader::new()
+            .with_page_index_policy(PageIndexPolicy::Required)
+            .parse_and_finish(&File::open(path).unwrap())
+            .unwrap();
+        assert_eq!(metadata.num_row_groups(), 1);
+        let column = metadata.row_group(0).column(0);
+        assert_eq!(column.compression(), Compression::LZ4_RAW);
+        assert!(column.dictionary_page_offset().is_some());
+        assert!(column.bloom_filter_offset().is_none());
+        let pages = metadata.offset_index().and_then(|index| index.first()?.first()).unwrap().page_locations();
+        let starts: Vec<_> = pages.iter().map(|page| page.first_row_index).collect();
+        assert_eq!(starts, [0, 4096, 8192]);
+        assert!(metadata.column_index().is_some());
+        let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
+        let types: Vec<_> = reader
+            .get_row_group(0)
+            .unwrap()
+            .get_column_page_reader(0)
+            .unwrap()
+            .map(|page| page.unwrap().page_type())
+            .collect();
+        let data = PageType::DATA_PAGE;
+        assert_eq!(types, [PageType::DICTIONARY_PAGE, data, data, data]);
+    }
+
+    #[test]
+    fn a_file_without_rows_is_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = batch(vec![("n", Arc::new(Int64Array::from(Vec::<i64>::new())) as _)]);
+        let file = finish(&dir, &[empty], None);
+        let reader = SerializedFileReader::new(File::open(file.file.path.path()).unwrap()).unwrap();
+        assert_eq!((file.rows(), reader.metadata().file_metadata().num_rows()), (0, 0));
+    }
+
+    #[track_caller]
+    fn check_time(times: ArrayRef, bounds: Option<(i64, i64)>, nulls: u64) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = finish(&dir, &[batch(vec![("n", Arc::clone(&times)), ("t", times)])], Some("t"));
+        assert_eq!(file.time.map(|time| (time.bounds, time.nulls)), Some((bounds, nulls)));
+    }
+
+    #[test]
+    fn the_time_column_is_tracked_in_microseconds() {
+        check_time(Arc::new(TimestampSecondArray::from(vec![3, -1, 2])), Some((-1_000_000, 3_000_000)), 0);
+        check_time(Arc::new(TimestampSecondArray::from(vec![i64::MAX])), Some((i64::MAX, i64::MAX)), 0);
+        check_time(Arc::new(TimestampMillisecondArray::from(vec![Some(5), None])), Some((5000, 5000)), 1);
+        check_time(Arc::new(TimestampMicrosecondArray::from(vec![7, 6])), Some((6, 7)), 0);
+        check_time(Arc::new(TimestampMicrosecondArray::from(vec![7]).with_timezone("Europe/Berlin")), Some((7, 7)), 0);
+        check_time(Arc::new(TimestampNanosecondArray::from(vec![-1, 1999])), Some((-1, 1)), 0);
+        check_time(Arc::new(Date32Array::from(vec![-1, 1])), Some((-86_400_000_000, 86_400_000_000)), 0);
+        check_time(Arc::new(Date32Array::from(vec![None, None])), None, 2);
+        check_time(Arc::new(Date32Array::from(Vec::<i32>::new())), None, 0);
+    }
+
+    #[test]
+    fn time_bounds_span_all_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let day = |day: i32| batch(vec![("t", Arc::new(Date32Array::from(vec![day])) as _)]);
+        let file = finish(&dir, &[day(5), day(-2), day(3)], Some("t"));
+        assert_eq!(file.time.unwrap().bounds, Some((-2 * 86_400_000_000, 5 * 86_400_000_000)));
+    }
+
+    #[track_caller]
+    fn check_refused(result: Result<impl std::fmt::Debug, StorageError>, text: &str) {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug);
+        assert!(error.to_string().contains(text), "{error}");
+    }
+
+    #[test]
+    fn a_time_column_must_be_there_and_of_a_time_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        check_refused(create(&dir, Arc::clone(&schema), Some("t")), "`t` of t all is not among the columns");
+        check_refused(create(&dir, schema, Some("n")), "a Int64, not a timestamp or date");
+        assert_eq!(names(&dir), 0);
+    }
+
+    #[test]
+    fn rows_with_other_columns_are_refused_and_the_writer_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let mut writer = create(&dir, schema, None).unwrap();
+        let number: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["1"]));
+        let null: ArrayRef = Arc::new(Int64Array::from(vec![None]));
+        check_refused(
+            writer.write(&batch(vec![("m", Arc::clone(&number))])),
+            "(m Int64 not null), not (n Int64 not null)",
+        );
+        check_refused(writer.write(&batch(vec![("n", text)])), "(n Utf8 not null)");
+        check_refused(writer.write(&batch(vec![("n", null)])), "(n Int64), not");
+        check_refused(writer.write(&batch(vec![("n", Arc::clone(&number)), ("m", Arc::clone(&number))])), "m Int64");
+        writer.write(&batch(vec![("n", number)])).unwrap();
+        assert_eq!(writer.rows(), 1);
+        assert_eq!(writer.finish().unwrap().rows(), 1);
+    }
+
+    #[test]
+    fn what_is_not_published_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = batch(vec![("n", Arc::new(Int64Array::from(vec![1])) as _)]);
+        let mut writer = create(&dir, rows.schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        assert_eq!(names(&dir), 1);
+        drop(writer);
+        assert_eq!(names(&dir), 0);
+        let file = finish(&dir, &[rows], None);
+        assert_eq!(names(&dir), 1);
+        drop(file);
+        assert_eq!(names(&dir), 0);
+    }
+
+    #[test]
+    fn a_file_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f.parquet"), "precious").unwrap();
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        assert!(matches!(create(&dir, schema, None), Err(StorageError::Io { .. })));
+        assert_eq!(fs::read_to_string(dir.path().join("f.parquet")).unwrap(), "precious");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_breaks_the_writer_but_nothing_else() {
+        let full = || HashingFile::new(File::options().write(true).open(Path::new("/dev/full")).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        // Random bytes, so that a row group overflows the buffers between us and the disk.
+        let numbers = (0..ROW_GROUP_ROWS as u64).map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()).cast_signed());
+        let rows = batch(vec![("n", Arc::new(Int64Array::from_iter_values(numbers)) as _)]);
+        let mut writer = create(&dir, rows.schema(), None).unwrap();
+        writer.encoder = Some(ArrowWriter::try_new(full(), rows.schema(), Some(properties())).unwrap());
+        let error = writer.write(&rows).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full);
+        check_refused(writer.write(&rows), "incomplete after a failed write");
+        check_refused(writer.finish(), "incomplete after a failed write");
+        assert_eq!(names(&dir), 0);
+        // Few rows reach the disk only at the end.
+        let mut writer = create(&dir, rows.schema(), None).unwrap();
+        writer.encoder = Some(ArrowWriter::try_new(full(), rows.schema(), Some(properties())).unwrap());
+        writer.write(&rows.slice(0, 3)).unwrap();
+        assert_eq!(writer.finish().unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(names(&dir), 0);
+    }
+}

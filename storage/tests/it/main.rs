@@ -1,0 +1,9 @@
+//! The store as its callers see it, over real folders.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod crash;
+mod model;
+mod open;
+mod publish;
+mod queue;
+mod support;

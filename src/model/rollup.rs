@@ -1,0 +1,498 @@
+//! Raw rollups → rollup definitions: members resolved, what can be stored checked (`pre-aggregations.md` §2).
+
+use std::time::Duration;
+
+use super::Model;
+use super::cube::{Cube, CubeId, DataType, DimensionId, MeasureId, MemberId, SegmentId};
+use super::fields::{Place, Report, Text};
+use super::graph::Graph;
+use super::preagg::{Preagg, PreaggId, PreaggTime};
+use super::raw::{About, RawCube};
+use super::raw_rollup::{RawRefresh, RollupBody};
+use super::symbols::{Symbols, Target, did_you_mean, report_unresolved};
+use crate::names::nearest;
+use crate::time::Granularity;
+
+/// Builds the rollups of a project, once its cubes are there.
+#[derive(Debug)]
+pub(super) struct RollupBuilder<'r> {
+    pub(super) raw: &'r [RawCube],
+    pub(super) symbols: &'r Symbols<'r>,
+    pub(super) cubes: &'r [Cube],
+}
+
+/// Members of a rollup as they are sorted out of its lists.
+#[derive(Debug, Default)]
+struct Stored {
+    measures: Vec<MeasureId>,
+    dimensions: Vec<DimensionId>,
+    segments: Vec<SegmentId>,
+}
+
+impl RollupBuilder<'_> {
+    /// The rollups of one cube that this version can build.
+    pub(super) fn rollups(&self, cube: CubeId, report: &mut Report) -> Vec<Preagg> {
+        let raw = &self.raw[cube.index()];
+        let mut built = Vec::with_capacity(raw.rollups.len());
+        for rollup in &raw.rollups {
+            let Some(body) = &rollup.body else { continue };
+            let index = u32::try_from(built.len()).expect("fewer than 2^32 definitions");
+            built.extend(self.rollup(PreaggId { cube, index }, &rollup.about, body, report));
+        }
+        built
+    }
+
+    fn rollup(&self, id: PreaggId, about: &About, body: &RollupBody, report: &mut Report) -> Option<Preagg> {
+        let place = &about.place;
+        let stored = Stored {
+            measures: self.list(id.cube, &body.measures, MEASURES, place, report),
+            dimensions: self.list(id.cube, &body.dimensions, DIMENSIONS, place, report),
+            segments: self.list(id.cube, &body.segments, SEGMENTS, place, report),
+        };
+        let time = self.time(id.cube, about, body, report)?;
+        let has_lists = !(body.measures.is_empty() && body.dimensions.is_empty() && body.segments.is_empty());
+        if !has_lists && body.time_dimension.is_none() {
+            report.error(place, about.mark, "it stores nothing").hint =
+                Some("list 'measures', 'dimensions' or a 'time_dimension'".to_owned());
+        }
+        let partition_granularity = partition_granularity(about, body, time, report);
+        let (mut start, mut end) = (body.build_range_start.clone(), body.build_range_end.clone());
+        if partition_granularity.is_none() && body.partition_granularity.is_none() && (start.is_some() || end.is_some())
+        {
+            report.warn(place, about.mark, "the build range has no effect without 'partition_granularity'");
+            (start, end) = (None, None);
+        }
+        Some(Preagg {
+            id,
+            name: about.name.clone(),
+            measures: stored.measures,
+            dimensions: stored.dimensions,
+            segments: stored.segments,
+            time,
+            partition_granularity,
+            build_range_start: start,
+            build_range_end: end,
+            refresh_every: self.refresh_every(id.cube, body),
+            scheduled_refresh: body.scheduled_refresh,
+            external: body.external,
+            location: place.location(about.mark),
+        })
+    }
+
+    fn refresh_every(&self, cube: CubeId, body: &RollupBody) -> Option<Duration> {
+        match (body.refresh, self.raw[cube.index()].refresh) {
+            (RawRefresh::Every(every), _) | (RawRefresh::Absent, RawRefresh::Every(every)) => Some(every),
+            (RawRefresh::Absent | RawRefresh::Unsupported, _) => None,
+        }
+    }
+
+    /// Resolves a list of members of one kind. What cannot be stored is reported.
+    fn list<T: PartialEq>(
+        &self,
+        owner: CubeId,
+        texts: &[Text],
+        Kind { word: kind, pick }: Kind<T>,
+        place: &Place,
+        report: &mut Report,
+    ) -> Vec<T> {
+        let mut members = Vec::with_capacity(texts.len());
+        for text in texts {
+            let Some(member) = self.member(owner, text, kind, place, report) else { continue };
+            match pick(member) {
+                Some(picked) if members.contains(&picked) => {
+                    report.warn(place, text.mark, format!("'{}' is listed twice", text.text));
+                }
+                Some(picked) => members.push(picked),
+                None => {
+                    report.error(place, text.mark, format!("'{}' is not a {kind}", text.text)).hint =
+                        Some(format!("it is a {}", kind_of(member)));
+                }
+            }
+        }
+        members
+    }
+
+    fn member(&self, owner: CubeId, text: &Text, kind: &str, place: &Place, report: &mut Report) -> Option<MemberId> {
+        let member = match self.symbols.reference(&text.text, owner) {
+            Ok(Target::Member(member)) => member,
+            Ok(Target::Cube(_) | Target::Time(..) | Target::CustomTime(_)) => {
+                report.error(place, text.mark, format!("'{}' is not a {kind}", text.text));
+                return None;
+            }
+            Err(why) => {
+                report_unresolved(why, place, text.mark, report);
+                return None;
+            }
+        };
+        let cube = &self.cubes[member.cube().index()];
+        let unsupported = match member {
+            MemberId::Measure(id) => cube.measures[id.index as usize].unsupported,
+            MemberId::Dimension(id) => cube.dimensions[id.index as usize].unsupported,
+            MemberId::Segment(_) => None,
+        };
+        if let Some(key) = unsupported {
+            let message = format!("it cannot store '{}': '{key}' is not computed by this version", text.text);
+            report.error(place, text.mark, message);
+            return None;
+        }
+        Some(member)
+    }
+
+    /// The time dimension; `None` when the rollup is faulty or left out, `Some(None)` when it has none.
+    fn time(&self, owner: CubeId, about: &About, body: &RollupBody, report: &mut Report) -> Option<Option<PreaggTime>> {
+        let place = &about.place;
+        let Some(text) = &body.time_dimension else {
+            if let Some(granularity) = &body.granularity {
+                report.warn(place, granularity.mark, "'granularity' has no effect without 'time_dimension'");
+            }
+            return Some(None);
+        };
+        if body.granularity.is_none() {
+            let message = format!("(preAggregations.{}.granularity) is required", about.name);
+            report.error(place, text.mark, message).hint = Some("for example 'granularity: day'".to_owned());
+        }
+        let dimension = match self.member(owner, text, "time dimension", place, report)? {
+            MemberId::Dimension(dimension) => dimension,
+            MemberId::Measure(_) | MemberId::Segment(_) => {
+                report.error(place, text.mark, format!("'{}' is not a time dimension", text.text));
+                return None;
+            }
+        };
+        let raw = self.symbols.raw_dimension(dimension);
+        if raw.data_type.is_some_and(|data_type| data_type != DataType::Time) {
+            report.error(place, text.mark, format!("'{}' is not a time dimension", text.text)).hint =
+                Some("its type must be time".to_owned());
+            return None;
+        }
+        let granularity = body.granularity.as_ref()?;
+        if raw.custom_granularities.contains(&granularity.text) {
+            let message = "custom granularities are not supported by this version; this pre-aggregation is left out";
+            report.warn(place, granularity.mark, message);
+            return None;
+        }
+        let Some(parsed) = parse_granularity(&granularity.text) else {
+            let custom = raw.custom_granularities.iter().map(String::as_str);
+            let words = Granularity::ALL.map(Granularity::as_str).into_iter().chain(custom);
+            let hint = nearest(&granularity.text, words).map(did_you_mean);
+            let message = format!("'{}' is not a granularity of '{}'", granularity.text, text.text);
+            report.error(place, granularity.mark, message).hint = hint;
+            return None;
+        };
+        Some(Some(PreaggTime { dimension, granularity: parsed }))
+    }
+}
+
+/// A kind of members that a rollup stores.
+struct Kind<T> {
+    /// What people call it.
+    word: &'static str,
+    /// The id, of a member of this kind.
+    pick: fn(MemberId) -> Option<T>,
+}
+
+const MEASURES: Kind<MeasureId> = Kind { word: "measure", pick: as_measure };
+const DIMENSIONS: Kind<DimensionId> = Kind { word: "dimension", pick: as_dimension };
+const SEGMENTS: Kind<SegmentId> = Kind { word: "segment", pick: as_segment };
+
+fn as_measure(member: MemberId) -> Option<MeasureId> {
+    if let MemberId::Measure(id) = member { Some(id) } else { None }
+}
+
+fn as_dimension(member: MemberId) -> Option<DimensionId> {
+    if let MemberId::Dimension(id) = member { Some(id) } else { None }
+}
+
+fn as_segment(member: MemberId) -> Option<SegmentId> {
+    if let MemberId::Segment(id) = member { Some(id) } else { None }
+}
+
+fn kind_of(member: MemberId) -> &'static str {
+    match member {
+        MemberId::Measure(_) => "measure",
+        MemberId::Dimension(_) => "dimension",
+        MemberId::Segment(_) => "segment",
+    }
+}
+
+/// Model files write granularities in lower case.
+fn parse_granularity(text: &str) -> Option<Granularity> {
+    Granularity::ALL.into_iter().find(|granularity| granularity.as_str() == text)
+}
+
+fn partition_granularity(
+    about: &About,
+    body: &RollupBody,
+    time: Option<PreaggTime>,
+    report: &mut Report,
+) -> Option<Granularity> {
+    let text = body.partition_granularity.as_ref()?;
+    let place = &about.place;
+    let Some(granularity) = parse_granularity(&text.text).filter(|granularity| *granularity >= Granularity::Hour)
+    else {
+        let message = format!(
+            "(preAggregations.{}.partitionGranularity = {}) must be one of [hour, day, week, month, quarter, year]",
+            about.name, text.text
+        );
+        let words = ["hour", "day", "week", "month", "quarter", "year"];
+        report.error(place, text.mark, message).hint = nearest(&text.text, words).map(did_you_mean);
+        return None;
+    };
+    let Some(time) = time else {
+        if body.time_dimension.is_none() {
+            report.warn(place, text.mark, "'partition_granularity' has no effect without 'time_dimension'");
+        }
+        return None;
+    };
+    if granularity < time.granularity {
+        let message = format!("partitions of a {granularity} are finer than the granularity, {}", time.granularity);
+        report.error(place, text.mark, message).hint =
+            Some(format!("use 'partition_granularity: {}' or a coarser one", time.granularity));
+    }
+    Some(granularity)
+}
+
+/// The cubes of each rollup must join, and lie in one data source.
+pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, report: &mut Report) {
+    for cube in model.cubes() {
+        for preagg in &cube.preaggs {
+            let measures = preagg.measures.iter().map(|id| MemberId::Measure(*id));
+            let dimensions = preagg.dimensions.iter().map(|id| MemberId::Dimension(*id));
+            let segments = preagg.segments.iter().map(|id| MemberId::Segment(*id));
+            let time = preagg.time.iter().map(|time| MemberId::Dimension(time.dimension));
+            let mut hints: Vec<CubeId> = Vec::new();
+            for member in measures.chain(dimensions).chain(segments).chain(time) {
+                let read = std::iter::once(member.cube()).chain(graph.cubes_read(member).iter().copied());
+                for cube in read {
+                    if !hints.contains(&cube) {
+                        hints.push(cube);
+                    }
+                }
+            }
+            if hints.is_empty() {
+                continue;
+            }
+            let rollups = &raw[cube.id.index()].rollups;
+            let Some(about) = rollups.iter().map(|r| &r.about).find(|about| about.name == preagg.name) else {
+                continue;
+            };
+            let tree = match model.join_tree(&hints) {
+                Ok(tree) => tree,
+                Err(error) => {
+                    report.error(&about.place, about.mark, error.to_string());
+                    continue;
+                }
+            };
+            let mut sources: Vec<&str> = tree.cubes().map(|id| model.cube(id).data_source.as_str()).collect();
+            sources.sort_unstable();
+            sources.dedup();
+            if sources.len() > 1 {
+                let message = format!("its cubes lie in several data sources: {}", sources.join(", "));
+                report.error(&about.place, about.mark, message);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check_one, compile, model, render, shop};
+    use super::*;
+
+    /// The first rollup of `orders` of a shop with this `pre_aggregations` entry.
+    #[track_caller]
+    fn rollup(entry: &str, more: &str) -> Preagg {
+        let source = with_rollup(entry, more);
+        let compiled = compile(&source).unwrap_or_else(|faults| panic!("{}", render(&faults)));
+        let mut cubes = compiled.model;
+        cubes.cubes.swap_remove(1).preaggs.swap_remove(0)
+    }
+
+    fn with_rollup(entry: &str, more: &str) -> String {
+        shop("", "", &format!("pre_aggregations:\n  - {{name: main, {entry}}}\n{more}"))
+    }
+
+    const TIMED: &str = "measures: [total], time_dimension: created_at, granularity: day";
+
+    #[test]
+    fn members_may_be_written_in_every_form() {
+        let source = with_rollup(
+            "measures: [total, CUBE.count, users.user_count], dimensions: [orders.status, '{users.city}'], segments: [paid], \
+             timeDimension: CUBE.created_at, granularity: day",
+            "",
+        );
+        let model = model(&source);
+        let rollup = &model.find_cube("orders").expect("orders").preaggs[0];
+        let paths =
+            |members: Vec<MemberId>| members.into_iter().map(|m| model.path_of(m)).collect::<Vec<_>>().join(" ");
+        let measures = rollup.measures.iter().map(|id| MemberId::Measure(*id)).collect();
+        let dimensions = rollup.dimensions.iter().map(|id| MemberId::Dimension(*id)).collect();
+        assert_eq!(paths(measures), "orders.total orders.count users.user_count");
+        assert_eq!(paths(dimensions), "orders.status users.city");
+        assert_eq!(rollup.segments.len(), 1);
+        let time = rollup.time.expect("a time dimension");
+        assert_eq!(model.path_of(MemberId::Dimension(time.dimension)), "orders.created_at");
+        assert_eq!(time.granularity, Granularity::Day);
+        assert!(rollup.scheduled_refresh);
+    }
+
+    #[test]
+    fn refresh_falls_back_to_the_cubes() {
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+        assert_eq!(rollup(TIMED, "").refresh_every, None);
+        assert_eq!(rollup(TIMED, "refresh_key: {every: 2 hours}").refresh_every, hours(2));
+        let own = format!("{TIMED}, refresh_key: {{every: 1 day}}, scheduled_refresh: false");
+        assert_eq!(rollup(&own, "refresh_key: {every: 2 hours}").refresh_every, hours(24));
+        assert!(!rollup(&own, "").scheduled_refresh);
+        let sql = format!("{TIMED}, refresh_key: {{sql: SELECT 1}}");
+        assert_eq!(rollup(&sql, "refresh_key: {every: 2 hours}").refresh_every, None);
+        let incremental = format!("{TIMED}, refresh_key: {{every: 1 hour, incremental: true, update_window: 7 day}}");
+        assert_eq!(rollup(&incremental, "").refresh_every, hours(1));
+    }
+
+    #[test]
+    fn ranges_and_partitions_are_kept() {
+        let partitioned = format!(
+            "{TIMED}, partition_granularity: month, build_range_start: {{sql: \"SELECT '2024-01-01'\"}}, \
+             refresh_range_end: {{sql: SELECT NOW()}}"
+        );
+        let rollup = rollup(&partitioned, "");
+        assert_eq!(rollup.partition_granularity, Some(Granularity::Month));
+        assert_eq!(rollup.build_range_start.as_deref(), Some("SELECT '2024-01-01'"));
+        assert_eq!(rollup.build_range_end.as_deref(), Some("SELECT NOW()"));
+    }
+
+    #[test]
+    fn a_single_time_dimension_may_stand_in_a_list() {
+        let rollup = rollup("measures: [total], timeDimensions: [{dimension: created_at, granularity: week}]", "");
+        assert_eq!(rollup.time.map(|time| time.granularity), Some(Granularity::Week));
+    }
+
+    #[test]
+    fn the_old_names_of_keys_are_read() {
+        let old = "measureReferences: [total], dimension_references: [status], segment_references: [paid], \
+                   timeDimensionReference: created_at, granularity: day";
+        let rollup = rollup(old, "");
+        assert_eq!((rollup.measures.len(), rollup.dimensions.len(), rollup.segments.len()), (1, 1, 1));
+        assert!(rollup.time.is_some());
+    }
+
+    #[track_caller]
+    fn check(entry: &str, expected: &str) {
+        check_one(&with_rollup(entry, ""), expected);
+    }
+
+    #[test]
+    fn faulty_definitions_are_explained() {
+        check(
+            "type: rollup",
+            "error: orders.main: it stores nothing | list 'measures', 'dimensions' or a 'time_dimension'",
+        );
+        check_one(
+            &shop("", "", "pre_aggregations: [{name: main}]"),
+            "error: orders.main: (preAggregations.main.type) is required",
+        );
+        check("measures: [totl]", "error: orders.main: totl is not defined | did you mean 'total'?");
+        check("measures: [status]", "error: orders.main: 'status' is not a measure | it is a dimension");
+        check("dimensions: [users]", "error: orders.main: 'users' is not a dimension");
+        check(
+            "dimensions: [main]",
+            "error: orders.main: 'orders.main' is a pre-aggregation and cannot be referenced here",
+        );
+        check(
+            "measures: [total], time_dimension: created_at",
+            "error: orders.main: (preAggregations.main.granularity) is required | for example 'granularity: day'",
+        );
+        check(
+            "measures: [total], time_dimension: status, granularity: day",
+            "error: orders.main: 'status' is not a time dimension | its type must be time",
+        );
+        check(
+            "measures: [total], time_dimension: created_at, granularity: mnth",
+            "error: orders.main: 'mnth' is not a granularity of 'created_at' | did you mean 'month'?",
+        );
+        check(
+            &format!("{TIMED}, partition_granularity: minute"),
+            "error: orders.main: (preAggregations.main.partitionGranularity = minute) must be one of [hour, day, week, \
+             month, quarter, year]",
+        );
+        check(
+            "measures: [total], time_dimension: created_at, granularity: month, partition_granularity: day",
+            "error: orders.main: partitions of a day are finer than the granularity, month | \
+             use 'partition_granularity: month' or a coarser one",
+        );
+        check(
+            &format!("{TIMED}, refresh_key: {{every: 1 month}}"),
+            "error: orders.main: (preAggregations.main.refreshKey.every = 1 month) does not match regexp: \
+             /^(\\d+) (second|minute|hour|day|week)s?$/ | for example '30 minutes' or '1 day'",
+        );
+        check(
+            "measures: [total], dimension_references: [status]",
+            "error: orders.main: [timeDimensionReference, rollupReferences, measureReferences, dimensionReferences, \
+             segmentReferences] are deprecated, please, use [timeDimension, timeDimensions, rollups, measures, \
+             dimensions, segments] instead",
+        );
+        check(
+            "type: auto_rollup, measures: [total]",
+            "error: orders.main: Auto rollups supported only in Enterprise version",
+        );
+        check(
+            "type: rolup, measures: [total]",
+            "error: orders.main: (preAggregations.main.type = rolup) must be one of [autoRollup, originalSql, \
+             rollupJoin, rollup] | did you mean 'rollup'?",
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_or_without_effect_is_warned_of() {
+        let left_out = "is not supported by this version; this pre-aggregation is left out";
+        for kind in ["original_sql", "rollupJoin", "rollup_lambda"] {
+            check(&format!("type: {kind}, rollups: [a]"), &format!("warning: orders.main: type '{kind}' {left_out}"));
+        }
+        check(
+            "measures: [total], partition_granularity: month, granularity: day",
+            "warning: orders.main: 'partition_granularity' has no effect without 'time_dimension'\n\
+             warning: orders.main: 'granularity' has no effect without 'time_dimension'",
+        );
+        check(
+            &format!("{TIMED}, build_range_start: {{sql: SELECT 1}}"),
+            "warning: orders.main: the build range has no effect without 'partition_granularity'",
+        );
+        check(
+            &format!("{TIMED}, refresh_key: {{every: 0 8 * * *}}"),
+            "warning: orders.main: a cron expression in 'refresh_key.every' is not followed by this version; rollups \
+             that rely on it are not refreshed by age | write 'every: 1 hour' or the like",
+        );
+        check(&format!("{TIMED}, external: true, indexes: [{{name: i, columns: [status]}}]"), "");
+        check("measures: [total, orders.total]", "warning: orders.main: 'orders.total' is listed twice");
+        check(
+            "measures: [total], time_dimensions: [{dimension: created_at, granularity: day}, {dimension: created_at, granularity: month}]",
+            "warning: orders.main: several time dimensions are not supported by this version; this pre-aggregation is \
+             left out",
+        );
+    }
+
+    #[test]
+    fn what_is_not_computed_cannot_be_stored() {
+        let source = shop(
+            "- {name: run, type: sum, sql: x, rolling_window: {trailing: unbounded}}",
+            "",
+            "pre_aggregations: [{name: main, measures: [run]}]",
+        );
+        check_one(
+            &source,
+            "warning: orders.run: 'rolling_window' is not computed by this version; queries that ask for this member \
+             fail\nerror: orders.main: it cannot store 'run': 'rolling_window' is not computed by this version",
+        );
+    }
+
+    #[test]
+    fn its_cubes_must_join_in_one_data_source() {
+        let stranger = "  - name: items\n    sql_table: items\n    data_source: far\n    measures:\n      - {name: n, type: max, sql: x}\n";
+        let source = format!("{}{stranger}", with_rollup("measures: [total, items.n]", ""));
+        check_one(&source, "error: orders.main: Can't find join path to join 'orders', 'items'");
+        let join = "    joins:\n      - {name: items, relationship: one_to_one, sql: x}\n";
+        let joined = source.replacen("    joins:\n", join, 1);
+        check_one(&joined, "error: orders.main: its cubes lie in several data sources: default, far");
+        check_one(&joined.replace("far", "default"), "");
+    }
+}

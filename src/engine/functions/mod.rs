@@ -1,0 +1,36 @@
+//! Our SQL functions and the two planners that give the SQL of models PostgreSQL's meaning.
+//!
+//! | Name | Meaning |
+//! |---|---|
+//! | `exact_sum(x)` | sum that never rounds and never wraps |
+//! | `exact_div(a, b)` | division of decimals to at least 16 digits after the point; the operator `/` of decimals |
+//! | `exact_mul(a, b)` | product of decimals of long scales, rounded; the operator `*` where digits would not fit |
+//! | `utc_time(x)` | any time value as a UTC timestamp without zone |
+//! | `local_time(x, zone)` | any time value as wall clock of an IANA zone, microseconds without zone |
+
+mod decimal;
+mod exact_sum;
+mod local_time;
+mod planners;
+mod utc_time;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+
+pub use planners::{DecimalPlanner, MicrosecondPlanner};
+
+/// Every scalar function of ours.
+pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    vec![
+        decimal::exact_div(),
+        decimal::exact_mul(),
+        Arc::new(ScalarUDF::new_from_impl(utc_time::UtcTime::new())),
+        Arc::new(ScalarUDF::new_from_impl(local_time::LocalTime::new())),
+    ]
+}
+
+/// Every aggregate function of ours.
+pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
+    vec![Arc::new(AggregateUDF::new_from_impl(exact_sum::ExactSum::new()))]
+}

@@ -1,0 +1,195 @@
+//! Partitions kept decoded in memory, bounded in bytes.
+//!
+//! Opening a Parquet file costs more than reading a small one (`performance.md` §1), so the partitions of
+//! rollups that are asked for stay decoded. A file never changes under its name, so nothing is ever
+//! invalidated; a rebuilt partition is another file, and the old one ages out. A file is checked against its
+//! recorded length and checksum when it is decoded.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use quarry_storage::{FileId, Partition};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::error::{EngineError, PartitionFileError};
+use super::partition_table::PARALLEL_ROWS;
+use crate::tasks::blocking;
+
+/// Rows of a decoded batch.
+const BATCH_ROWS: usize = 32 * 1024;
+/// Files that the cache expects; a hint for its tables.
+const EXPECTED_FILES: usize = 1024;
+/// How much larger than its file a decoded partition may be; decides before decoding whether it is worth it.
+const GROWTH: u64 = 8;
+/// The share of the budget that one query may fill: a scan of everything must not push out what others use.
+const QUERY_SHARE: u64 = 4;
+
+/// Decoded partitions; clones share one memory.
+#[derive(Debug, Clone)]
+pub struct Resident {
+    cache: Arc<Cache<FileId, Arc<Decoded>, ByBytes>>,
+    budget_bytes: u64,
+}
+
+/// One partition in memory.
+#[derive(Debug)]
+struct Decoded {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    size_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<FileId, Arc<Decoded>> for ByBytes {
+    fn weight(&self, _file: &FileId, decoded: &Arc<Decoded>) -> u64 {
+        decoded.size_bytes.max(1)
+    }
+}
+
+impl Resident {
+    /// Holds at most `budget_bytes`.
+    pub fn new(budget_bytes: u64) -> Self {
+        Self { cache: Arc::new(Cache::with_weighter(EXPECTED_FILES, budget_bytes, ByBytes)), budget_bytes }
+    }
+
+    /// A table over the partitions, decoded now where they are not yet; none when they are too large to keep
+    /// or their columns differ.
+    ///
+    /// # Errors
+    /// A file is missing, cut short or damaged.
+    pub async fn table(&self, partitions: &[Arc<Partition>]) -> Result<Option<Arc<dyn TableProvider>>, EngineError> {
+        let known: Option<Vec<_>> = partitions.iter().map(|partition| self.cache.get(&partition.file)).collect();
+        let decoded = match known {
+            Some(decoded) => decoded,
+            None => {
+                let size_bytes: u64 = partitions.iter().map(|partition| partition.size_bytes).sum();
+                if size_bytes.saturating_mul(GROWTH) > self.budget_bytes / QUERY_SHARE {
+                    return Ok(None);
+                }
+                let (cache, partitions) = (Arc::clone(&self.cache), partitions.to_vec());
+                let decode_all = move || -> Result<Vec<_>, EngineError> {
+                    partitions.iter().map(|p| cache.get_or_insert_with(&p.file, || decode(p).map(Arc::new))).collect()
+                };
+                blocking(decode_all).await?
+            }
+        };
+        let Some(schema) = decoded.first().map(|first| Arc::clone(&first.schema)) else { return Ok(None) };
+        // Partitions built before and after a column of the source changed its type differ: those are read from
+        // their files, where columns are converted.
+        let table = MemTable::try_new(schema, lanes(&decoded)).ok();
+        Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
+    }
+}
+
+/// The batches, on one lane while they are few: waking a second thread costs more than it saves then.
+fn lanes(decoded: &[Arc<Decoded>]) -> Vec<Vec<RecordBatch>> {
+    let batches: Vec<RecordBatch> = decoded.iter().flat_map(|one| one.batches.iter().cloned()).collect();
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if rows as u64 <= PARALLEL_ROWS {
+        return vec![batches];
+    }
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut lanes = vec![Vec::new(); count];
+    for (position, batch) in batches.into_iter().enumerate() {
+        lanes[position % count].push(batch);
+    }
+    lanes
+}
+
+fn decode(partition: &Partition) -> Result<Decoded, EngineError> {
+    let fault = |cause: String| {
+        let file = partition.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        EngineError::Execution(PartitionFileError { file, cause }.to_string())
+    };
+    let bytes = std::fs::read(&partition.path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => fault("it is missing".to_owned()),
+        _ => fault(error.to_string()),
+    })?;
+    if bytes.len() as u64 != partition.size_bytes || xxhash_rust::xxh3::xxh3_64(&bytes) != partition.checksum {
+        return Err(fault("its content is not what was written".to_owned()));
+    }
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|error| fault(error.to_string()))?;
+    let schema = Arc::clone(reader.schema());
+    let reader = reader.with_batch_size(BATCH_ROWS).build().map_err(|error| fault(error.to_string()))?;
+    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|error| fault(error.to_string()))?;
+    let size_bytes = batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
+    Ok(Decoded { schema, batches, size_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use quarry_storage::{Gate, PartitionKey, Publish, Store, StoreOptions, TableId};
+
+    use super::*;
+
+    fn store(dir: &std::path::Path) -> Store {
+        Store::open(StoreOptions { dir: dir.to_owned(), gc_grace: Duration::ZERO }).expect("a store")
+    }
+
+    fn publish(store: &Store, table: &str, numbers: Vec<i64>) -> Arc<Partition> {
+        let key = PartitionKey { table: TableId::new(table).expect("a name"), bucket: None };
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(numbers))]).expect("fits");
+        let mut writer = store.writer(&key, schema, None).expect("a file");
+        writer.write(&batch).expect("written");
+        let file = writer.finish().expect("finished");
+        let publish = Publish {
+            key: key.clone(),
+            file,
+            refresh_key: String::new(),
+            build_ms: 0,
+            jobs: Vec::new(),
+            gate: Gate::Open,
+        };
+        store.publish(publish, 0).expect("published");
+        let snapshot = store.snapshot();
+        let table = snapshot.table(&key.table).expect("the table");
+        Arc::clone(table.partitions.values().next().expect("the partition"))
+    }
+
+    #[tokio::test]
+    async fn what_was_decoded_needs_its_file_no_more() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let partition = publish(&store(dir.path()), "a.b", vec![1, 2, 3]);
+        let resident = Resident::new(1 << 20);
+        let partitions = [Arc::clone(&partition)];
+        assert!(resident.table(&partitions).await.expect("readable").is_some());
+        std::fs::remove_file(&partition.path).expect("deleted");
+        assert!(resident.table(&partitions).await.expect("in memory").is_some());
+        let stranger = Resident::new(1 << 20);
+        let error = stranger.table(&partitions).await.expect_err("the file is gone").to_string();
+        assert!(error.contains("it is missing") && error.contains("rebuild the partition"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_flipped_byte_is_an_error_and_not_an_answer() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let partition = publish(&store(dir.path()), "a.b", (0..1000).collect());
+        let mut bytes = std::fs::read(&partition.path).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&partition.path, bytes).expect("writable");
+        let error = Resident::new(1 << 20).table(&[partition]).await.expect_err("damaged").to_string();
+        assert!(error.contains("not what was written"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_left_in_its_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let partition = publish(&store(dir.path()), "a.b", vec![1, 2, 3]);
+        assert!(Resident::new(1024).table(&[partition]).await.expect("no fault").is_none());
+    }
+}

@@ -1,0 +1,99 @@
+//! Rollup definition → stored columns and [`TableId`].
+
+use quarry_storage::TableId;
+
+use crate::model::{AggKind, DimensionId, MeasureId, MeasureKind, MemberId, Model, PreaggId, SegmentId};
+use crate::time::{Granularity, Zone};
+
+/// Changes whenever the meaning of stored columns changes, so that old tables are not read by mistake.
+const LAYOUT_VERSION: u32 = 1;
+
+/// A stored state of a measure, and how rows of it merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StateColumn {
+    /// Row or value count; merges by sum. A BIGINT.
+    Count,
+    /// Sum; merges by sum.
+    Sum,
+    /// Least value; merges by minimum.
+    Min,
+    /// Greatest value; merges by maximum.
+    Max,
+    /// A finished value that cannot be merged: usable only where no rows are put together.
+    Value,
+}
+
+/// The states stored for one measure, in column order.
+pub fn states(kind: &MeasureKind) -> &'static [StateColumn] {
+    match kind {
+        MeasureKind::Aggregate { agg, .. } => match agg {
+            AggKind::Count => &[StateColumn::Count],
+            AggKind::Sum => &[StateColumn::Sum],
+            AggKind::Min => &[StateColumn::Min],
+            AggKind::Max => &[StateColumn::Max],
+            AggKind::Avg => &[StateColumn::Sum, StateColumn::Count],
+            AggKind::CountDistinct => &[StateColumn::Value],
+        },
+        MeasureKind::Calculated { .. } => &[StateColumn::Value],
+    }
+}
+
+/// Name of the stored column of a state: `orders__total`, and `orders__price__count` for the second of two.
+pub fn state_column(model: &Model, measure: MeasureId, state: StateColumn) -> String {
+    let base = alias(&model.path_of(MemberId::Measure(measure)));
+    match (&model.measure(measure).kind, state) {
+        (MeasureKind::Aggregate { agg: AggKind::Avg, .. }, StateColumn::Sum) => format!("{base}__sum"),
+        (MeasureKind::Aggregate { agg: AggKind::Avg, .. }, StateColumn::Count) => format!("{base}__count"),
+        _ => base,
+    }
+}
+
+/// Name of the stored column of a dimension.
+pub fn dimension_column(model: &Model, dimension: DimensionId) -> String {
+    alias(&model.path_of(MemberId::Dimension(dimension)))
+}
+
+/// Name of the stored column of a segment.
+pub fn segment_column(model: &Model, segment: SegmentId) -> String {
+    alias(&model.path_of(MemberId::Segment(segment)))
+}
+
+/// Name of the column of a time dimension at a granularity: `orders__created_at_day`.
+pub fn time_column(model: &Model, dimension: DimensionId, granularity: Granularity) -> String {
+    format!("{}_{granularity}", dimension_column(model, dimension))
+}
+
+/// The column alias of a member path (`data-model.md` §12.1): an underscore before every capital,
+/// lower case, `__` for the dot.
+pub fn alias(path: &str) -> String {
+    let mut out = String::with_capacity(path.len() + 8);
+    for c in path.chars() {
+        match c {
+            '.' => out.push_str("__"),
+            c if c.is_ascii_uppercase() => {
+                out.push('_');
+                out.push(c.to_ascii_lowercase());
+            }
+            c => out.push(c),
+        }
+    }
+    match out.strip_prefix('_') {
+        Some(rest) => rest.to_owned(),
+        None => out,
+    }
+}
+
+/// The stored table of one variant of a rollup: `cube.rollup@zone-digest`, where the digest covers
+/// everything that decides the table's content: the SQL of all members, cubes and joins involved.
+///
+/// `definition` is that text; callers pass the build statement without partition bounds.
+pub fn table_id(model: &Model, preagg: PreaggId, zone: Zone, definition: &str) -> TableId {
+    let cube = model.cube(preagg.cube);
+    let rollup = model.preagg(preagg);
+    let digest = xxhash_rust::xxh3::xxh3_64(format!("{LAYOUT_VERSION}\n{zone}\n{definition}").as_bytes());
+    let zone: String = zone.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let mut name = format!("{}.{}", cube.name, rollup.name);
+    name.truncate(130);
+    let text = format!("{}@{zone}-{digest:016x}", name.trim_start_matches('.'));
+    TableId::new(&text).expect("identifiers, a zone's letters and a digest are allowed characters")
+}

@@ -1,0 +1,203 @@
+//! Plan → SQL text. The only place that writes SQL.
+//!
+//! Model SQL is trusted text and is passed through. A value of a request reaches the text only as a
+//! [`Literal`]: kept beside the text, and written either as `$n` (for people, `/v1/sql`) or as a typed,
+//! escaped literal (for the engine).
+
+mod expr;
+mod filter;
+mod rollup;
+mod source;
+
+use std::cell::RefCell;
+
+pub use rollup::{RollupScan, TABLE as ROLLUP_TABLE, rollup_statement};
+pub use source::{Output, SourceSelect, column_alias, range_statement, source_statement};
+
+use super::Value;
+use crate::time::from_micros;
+
+/// A constant of a request, typed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Literal {
+    /// Text.
+    Text(String),
+    /// A checked number, as written.
+    Number(String),
+    /// A truth value.
+    Boolean(bool),
+    /// A timestamp without zone, in microseconds.
+    Timestamp(i64),
+}
+
+impl From<&Value> for Literal {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Text(text) => Self::Text(text.clone()),
+            Value::Number(number) => Self::Number(number.clone()),
+            Value::Boolean(truth) => Self::Boolean(*truth),
+            Value::Time(micros) => Self::Timestamp(*micros),
+        }
+    }
+}
+
+impl Literal {
+    /// The SQL literal.
+    fn to_sql(&self) -> String {
+        match self {
+            Self::Text(text) => format!("'{}'", text.replace('\'', "''")),
+            // A sign would glue to a preceding minus and start a comment.
+            Self::Number(number) if number.starts_with('-') => format!("({number})"),
+            Self::Number(number) => number.clone(),
+            Self::Boolean(true) => "TRUE".to_owned(),
+            Self::Boolean(false) => "FALSE".to_owned(),
+            Self::Timestamp(micros) => {
+                let text = from_micros(*micros).format("%Y-%m-%dT%H:%M:%S%.6f");
+                // Plain literals are nanoseconds, which end in 2262.
+                let nanoseconds = 9_223_372_036_854_775;
+                if (-nanoseconds..nanoseconds).contains(micros) {
+                    format!("TIMESTAMP '{text}'")
+                } else {
+                    format!("arrow_cast({micros}, 'Timestamp(Microsecond, None)')")
+                }
+            }
+        }
+    }
+
+    /// The parameter as `/v1/sql` shows it.
+    fn to_param(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Number(text) => text.clone(),
+            Self::Boolean(truth) => truth.to_string(),
+            Self::Timestamp(micros) => format!("{}Z", crate::time::format_local(*micros)),
+        }
+    }
+}
+
+/// A statement with its literals beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    text: String,
+    literals: Vec<Literal>,
+}
+
+/// Starts a literal's place in a text under construction; the literal's number and [`MARK_END`] follow.
+/// YAML does not allow these characters, so model SQL cannot hold them.
+const MARK: char = '\u{1}';
+const MARK_END: char = '\u{2}';
+
+impl Statement {
+    fn new(text: String, literals: Literals) -> Self {
+        Self { text, literals: literals.0.into_inner() }
+    }
+
+    /// The text with every literal written out, for the engine.
+    pub fn inlined(&self) -> String {
+        self.render(|index| self.literals.get(index).map(Literal::to_sql).unwrap_or_default())
+    }
+
+    /// The text with `$1`… and the parameters, for people.
+    pub fn bound(&self) -> (String, Vec<String>) {
+        (self.render(|index| format!("${}", index + 1)), self.literals.iter().map(Literal::to_param).collect())
+    }
+
+    /// The same rows counted, without order and limit: `self` must have been made without them.
+    pub fn counted(&self) -> Self {
+        Self {
+            text: format!("SELECT count(*) AS \"total_count\" FROM ({}) AS \"original_query\"", self.text),
+            literals: self.literals.clone(),
+        }
+    }
+
+    fn render(&self, write: impl Fn(usize) -> String) -> String {
+        let mut out = String::with_capacity(self.text.len() + 64);
+        let mut rest = self.text.as_str();
+        while let Some((before, after)) = rest.split_once(MARK) {
+            out.push_str(before);
+            let (number, after) = after.split_once(MARK_END).unwrap_or((after, ""));
+            if let Ok(index) = number.parse() {
+                out.push_str(&write(index));
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        out
+    }
+}
+
+/// The literals of a statement under construction.
+#[derive(Debug, Default)]
+struct Literals(RefCell<Vec<Literal>>);
+
+impl Literals {
+    /// A place for the literal in the text; equal literals share a number.
+    fn place(&self, literal: Literal) -> String {
+        let mut literals = self.0.borrow_mut();
+        let index = literals.iter().position(|known| *known == literal).unwrap_or_else(|| {
+            literals.push(literal);
+            literals.len() - 1
+        });
+        format!("{MARK}{index}{MARK_END}")
+    }
+}
+
+/// A quoted identifier.
+fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A quoted text of the model or a zone's name.
+fn quote_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// `ORDER BY`, `LIMIT`, `OFFSET` of a query.
+fn tail(query: &super::Query) -> String {
+    use std::fmt::Write as _;
+    let mut sql = String::new();
+    for (position, key) in query.order.iter().enumerate() {
+        sql.push_str(if position == 0 { " ORDER BY " } else { ", " });
+        let direction = if key.descending { "DESC NULLS FIRST" } else { "ASC NULLS LAST" };
+        let _ = write!(sql, "{} {direction}", key.column + 1);
+    }
+    if let Some(limit) = query.limit {
+        let _ = write!(sql, " LIMIT {limit}");
+    }
+    if query.offset > 0 {
+        let _ = write!(sql, " OFFSET {}", query.offset);
+    }
+    sql
+}
+
+/// `GROUP BY 1, 2…`; nothing without columns.
+fn group_by(columns: usize) -> String {
+    if columns == 0 {
+        return String::new();
+    }
+    let ordinals: Vec<String> = (1..=columns).map(|n| n.to_string()).collect();
+    format!(" GROUP BY {}", ordinals.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_are_escaped_or_numbered() {
+        let literals = Literals::default();
+        let a = literals.place(Literal::Text("O'Brien $1".to_owned()));
+        let b = literals.place(Literal::Number("-5".to_owned()));
+        let again = literals.place(Literal::Text("O'Brien $1".to_owned()));
+        let statement = Statement::new(format!("a = {a} AND b = 3-{b} AND c = {again}"), literals);
+        assert_eq!(statement.inlined(), "a = 'O''Brien $1' AND b = 3-(-5) AND c = 'O''Brien $1'");
+        let (text, params) = statement.bound();
+        assert_eq!(text, "a = $1 AND b = 3-$2 AND c = $1");
+        assert_eq!(params, ["O'Brien $1", "-5"]);
+    }
+
+    #[test]
+    fn timestamps_beyond_nanoseconds_are_cast() {
+        assert_eq!(Literal::Timestamp(0).to_sql(), "TIMESTAMP '1970-01-01T00:00:00.000000'");
+        assert!(Literal::Timestamp(253_402_300_799_000_000).to_sql().starts_with("arrow_cast("));
+    }
+}

@@ -1,0 +1,312 @@
+//! A query over a source's tables → SQL (`data-model.md` §14, §17.2).
+
+use std::collections::HashMap;
+
+use super::expr::{Base, Scope};
+use super::filter::{Tested, in_range, predicate};
+use super::{Literals, Statement, group_by, quote, tail};
+use crate::model::cube::CubeSource;
+use crate::model::{CubeId, DataType, DimensionId, JoinTree, MeasureId, MemberId, Model};
+use crate::preagg::layout::{self, StateColumn};
+use crate::query::plan::{KeyedMeasures, Shape, members_of};
+use crate::query::{Column, OutputColumn, Query};
+use crate::time::{Zone, local_to_utc};
+
+/// A column that is selected after the groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// A measure's value.
+    Measure(MeasureId),
+    /// A state of a measure, for a rollup.
+    State(MeasureId, StateColumn),
+}
+
+impl Output {
+    fn measure(self) -> MeasureId {
+        match self {
+            Self::Measure(id) | Self::State(id, _) => id,
+        }
+    }
+
+    fn alias(self, model: &Model) -> String {
+        match self {
+            Self::Measure(id) => layout::alias(&model.path_of(MemberId::Measure(id))),
+            Self::State(id, state) => layout::state_column(model, id, state),
+        }
+    }
+}
+
+/// What to select.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceSelect<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The query; its measures are replaced by `outputs`.
+    pub query: &'a Query,
+    /// Its shape.
+    pub shape: &'a Shape,
+    /// Columns after the groups, in order.
+    pub outputs: &'a [Output],
+    /// Whether `ORDER BY`, `LIMIT` and `OFFSET` are written.
+    pub tail: bool,
+}
+
+/// The alias of an output column.
+pub fn column_alias(model: &Model, column: OutputColumn) -> String {
+    match column {
+        OutputColumn::Dimension(id) => layout::dimension_column(model, id),
+        OutputColumn::Segment(id) => layout::segment_column(model, id),
+        OutputColumn::Time(id, granularity) => layout::time_column(model, id, granularity),
+        OutputColumn::Measure(id) => layout::alias(&model.path_of(MemberId::Measure(id))),
+    }
+}
+
+/// The statement of a query over its source.
+pub fn source_statement(select: SourceSelect<'_>) -> Statement {
+    let literals = Literals::default();
+    let mut sql = if select.shape.keyed.is_empty() { simple(select, &literals) } else { fanned_out(select, &literals) };
+    if select.tail {
+        sql.push_str(&tail(select.query));
+    }
+    Statement::new(sql, literals)
+}
+
+/// Least and greatest local time of a dimension, and the number of rows without: columns
+/// [`crate::query::rollups::RANGE_COLUMNS`].
+pub fn range_statement(model: &Model, tree: &JoinTree, dimension: DimensionId, zone: Zone) -> Statement {
+    let literals = Literals::default();
+    let never = |_: CubeId| false;
+    let scope = Scope { model, zone, literals: &literals, base: Base::Rows { multiplied: &never } };
+    let time = scope.dimension(dimension);
+    let local = |sql: &str| format!("local_time({sql}, {})", super::quote_text(zone.name()));
+    let sql = format!(
+        "SELECT {} AS \"first\", {} AS \"last\", count(*) - count(\"t\") AS \"rows_without_time\" \
+         FROM (SELECT utc_time({time}) AS \"t\" FROM {}) AS \"times\"",
+        local("min(\"t\")"),
+        local("max(\"t\")"),
+        from(&scope, tree)
+    );
+    Statement::new(sql, literals)
+}
+
+fn simple(select: SourceSelect<'_>, literals: &Literals) -> String {
+    let SourceSelect { model, query, shape, outputs, .. } = select;
+    let multiplied = |cube: CubeId| shape.tree.multiplies(cube);
+    let scope = Scope { model, zone: query.timezone, literals, base: Base::Rows { multiplied: &multiplied } };
+    let groups = query.group_columns();
+    let mut columns = group_list(&scope, &groups);
+    columns
+        .extend(outputs.iter().map(|output| format!("{} AS {}", value(&scope, *output), quote(&output.alias(model)))));
+    let mut sql =
+        format!("SELECT {} FROM {}{}", columns.join(", "), from(&scope, &shape.tree), row_filters(&scope, query));
+    sql.push_str(&group_by(groups.len()));
+    if !query.measure_filters.is_empty() {
+        sql.push_str(&format!(" HAVING {}", measure_filters(&scope, query)));
+    }
+    sql
+}
+
+fn value(scope: &Scope<'_>, output: Output) -> String {
+    match output {
+        Output::Measure(id) => scope.measure(id),
+        Output::State(id, state) => scope.state(id, state),
+    }
+}
+
+/// A sub-query and what it gives after the groups.
+struct SubQuery {
+    sql: String,
+    outputs: Vec<Output>,
+}
+
+/// One sub-query over the joined rows, one a multiplied cube over its distinct keys, joined on the groups.
+fn fanned_out(select: SourceSelect<'_>, literals: &Literals) -> String {
+    let SourceSelect { query, shape, .. } = select;
+    let mut parts: Vec<SubQuery> = Vec::new();
+    if !shape.regular.is_empty() {
+        let outputs = asked(select.outputs, &shape.regular);
+        let main = Shape { keyed: Vec::new(), ..shape.clone() };
+        let bare = Query { measure_filters: Vec::new(), ..query.clone() };
+        let sql = simple(SourceSelect { query: &bare, shape: &main, outputs: &outputs, ..select }, literals);
+        parts.push(SubQuery { sql, outputs });
+    }
+    for keyed in &shape.keyed {
+        let outputs = asked(select.outputs, &keyed.measures);
+        parts.push(SubQuery { sql: keys_query(select, keyed, &outputs, literals), outputs });
+    }
+    combine(select, &parts, literals)
+}
+
+/// What a sub-query gives for its measures: states where states are wanted, else whole values.
+fn asked(outputs: &[Output], measures: &[MeasureId]) -> Vec<Output> {
+    let states = outputs.iter().copied().filter(|output| match output {
+        Output::State(id, state) => *state != StateColumn::Value && measures.contains(id),
+        Output::Measure(_) => false,
+    });
+    let mut inner: Vec<Output> = states.collect();
+    for id in measures {
+        if !inner.iter().any(|output| output.measure() == *id) {
+            inner.push(Output::Measure(*id));
+        }
+    }
+    inner
+}
+
+/// Joins the sub-queries on the groups, which all of them have alike, and evaluates calculated measures.
+fn combine(select: SourceSelect<'_>, parts: &[SubQuery], literals: &Literals) -> String {
+    let SourceSelect { model, query, .. } = select;
+    let mut leaves = HashMap::new();
+    let mut states = HashMap::new();
+    for (position, part) in parts.iter().enumerate() {
+        for output in &part.outputs {
+            let column = format!("\"q_{position}\".{}", quote(&output.alias(model)));
+            match output {
+                Output::Measure(id) => leaves.insert(*id, column),
+                Output::State(id, state) => states.insert((*id, *state), column),
+            };
+        }
+    }
+    let scope = Scope { model, zone: query.timezone, literals, base: Base::Groups { leaves: &leaves } };
+    let groups: Vec<String> = query.group_columns().iter().map(|c| quote(&column_alias(model, *c))).collect();
+    let mut columns: Vec<String> = groups.iter().map(|c| format!("\"q_0\".{c} AS {c}")).collect();
+    for output in select.outputs {
+        let state = match output {
+            Output::State(id, state) => states.get(&(*id, *state)).cloned(),
+            Output::Measure(_) => None,
+        };
+        let sql = state.unwrap_or_else(|| scope.measure(output.measure()));
+        columns.push(format!("{sql} AS {}", quote(&output.alias(model))));
+    }
+    let mut sql = format!("SELECT {} FROM ", columns.join(", "));
+    for (position, part) in parts.iter().enumerate() {
+        let table = format!("({}) AS \"q_{position}\"", part.sql);
+        let equal: Vec<String> =
+            groups.iter().map(|c| format!("(\"q_0\".{c} IS NOT DISTINCT FROM \"q_{position}\".{c})")).collect();
+        match (position, equal.is_empty()) {
+            (0, _) => sql.push_str(&table),
+            (_, true) => sql.push_str(&format!(" CROSS JOIN {table}")),
+            (_, false) => sql.push_str(&format!(" INNER JOIN {table} ON {}", equal.join(" AND "))),
+        }
+    }
+    if !query.measure_filters.is_empty() {
+        sql.push_str(&format!(" WHERE {}", measure_filters(&scope, query)));
+    }
+    sql
+}
+
+/// The measures of a multiplied cube: groups and distinct keys over all joins and filters, then the cube
+/// once a key.
+fn keys_query(select: SourceSelect<'_>, keyed: &KeyedMeasures, outputs: &[Output], literals: &Literals) -> String {
+    let SourceSelect { model, query, shape, .. } = select;
+    let never = |_: CubeId| false;
+    let scope = Scope { model, zone: query.timezone, literals, base: Base::Rows { multiplied: &never } };
+    let groups = query.group_columns();
+    let keys: Vec<String> = model.cube(keyed.cube).primary_key().map(|d| scope.dimension(d.id)).collect();
+    let mut inner = group_list(&scope, &groups);
+    inner.extend(keys.iter().enumerate().map(|(n, key)| format!("{key} AS \"key_{n}\"")));
+    let mut columns: Vec<String> = groups
+        .iter()
+        .map(|column| quote(&column_alias(model, *column)))
+        .map(|c| format!("\"keys\".{c} AS {c}"))
+        .collect();
+    columns
+        .extend(outputs.iter().map(|output| format!("{} AS {}", value(&scope, *output), quote(&output.alias(model)))));
+    let on: Vec<String> = keys.iter().enumerate().map(|(n, key)| format!("\"keys\".\"key_{n}\" = {key}")).collect();
+    format!(
+        "SELECT {} FROM (SELECT DISTINCT {} FROM {}{}) AS \"keys\" LEFT JOIN {} ON {}{}{}",
+        columns.join(", "),
+        inner.join(", "),
+        from(&scope, &shape.tree),
+        row_filters(&scope, query),
+        table(&scope, keyed.cube),
+        on.join(" AND "),
+        joins(&scope, &keyed.tree),
+        group_by(groups.len())
+    )
+}
+
+fn group_list(scope: &Scope<'_>, groups: &[OutputColumn]) -> Vec<String> {
+    let list = groups.iter();
+    list.map(|column| format!("{} AS {}", scope.column(*column), quote(&column_alias(scope.model, *column)))).collect()
+}
+
+fn table(scope: &Scope<'_>, cube: CubeId) -> String {
+    match &scope.model.cube(cube).source {
+        CubeSource::Table(name) => format!("{name} AS {}", scope.alias(cube)),
+        // The line break ends a comment that the text may end in.
+        CubeSource::Query(sql) => format!("({}\n) AS {}", sql.trim().trim_end_matches(';'), scope.alias(cube)),
+    }
+}
+
+fn from(scope: &Scope<'_>, tree: &JoinTree) -> String {
+    format!("{}{}", table(scope, tree.root), joins(scope, tree))
+}
+
+fn joins(scope: &Scope<'_>, tree: &JoinTree) -> String {
+    let mut sql = String::new();
+    for edge in &tree.edges {
+        let on = &scope.model.cube(edge.from).joins[edge.join].sql;
+        sql.push_str(&format!(" LEFT JOIN {} ON {}", table(scope, edge.to), scope.template(edge.from, on)));
+    }
+    sql
+}
+
+/// `WHERE`: ranges, then segments, then filters; nothing when there are none.
+fn row_filters(scope: &Scope<'_>, query: &Query) -> String {
+    let mut conditions: Vec<String> = Vec::new();
+    for time in &query.time_dimensions {
+        if let Some(range) = time.range {
+            let tested = tested_dimension(scope, time.dimension, query.timezone);
+            let condition = in_range(&tested, Some(range.start), Some(range.end), scope.literals);
+            if !conditions.contains(&condition) {
+                conditions.push(condition);
+            }
+        }
+    }
+    conditions.extend(query.segments.iter().map(|id| scope.segment(*id)));
+    let tested = |column: Column| match column {
+        Column::Dimension(id) => tested_dimension(scope, id, query.timezone),
+        Column::Segment(id) => tested_value(scope.segment(id)),
+    };
+    conditions.extend(query.filters.iter().map(|filter| predicate(filter, scope.literals, &tested)));
+    if conditions.is_empty() {
+        return String::new();
+    }
+    let conditions: Vec<String> = conditions.into_iter().map(|c| format!("({c})")).collect();
+    format!(" WHERE {}", conditions.join(" AND "))
+}
+
+fn tested_dimension(scope: &Scope<'_>, id: DimensionId, zone: Zone) -> Tested {
+    let sql = scope.dimension(id);
+    // Values of a time member are instants in UTC; bounds are wall clock of the query's zone.
+    let time_sql = format!("utc_time({sql})");
+    let is_time = scope.model.dimension(id).data_type == DataType::Time;
+    Tested {
+        sql: if is_time { time_sql.clone() } else { compound(sql) },
+        time_sql,
+        bound: Box::new(move |local| local_to_utc(local, zone)),
+    }
+}
+
+/// A tested expression that is not a time of a zone.
+pub(super) fn tested_value(sql: String) -> Tested {
+    let sql = compound(sql);
+    Tested { time_sql: sql.clone(), sql, bound: Box::new(|micros| micros) }
+}
+
+/// Parenthesised, so that any operator may follow.
+fn compound(sql: String) -> String {
+    if super::expr::is_atomic(&sql) { sql } else { format!("({sql})") }
+}
+
+/// The conditions on groups, joined by AND.
+pub(super) fn measure_filters(scope: &Scope<'_>, query: &Query) -> String {
+    let tested = |id: MeasureId| tested_value(scope.measure(id));
+    let conditions: Vec<String> = query
+        .measure_filters
+        .iter()
+        .map(|filter| format!("({})", predicate(filter, scope.literals, &tested)))
+        .collect();
+    debug_assert!(query.measure_filters.iter().all(|filter| !members_of(filter).is_empty()), "empty groups vanish");
+    conditions.join(" AND ")
+}

@@ -1,0 +1,321 @@
+//! What a member is computed from: the cubes it touches, the leaf measures under a calculated one,
+//! whether its SQL can be evaluated over stored columns.
+
+use std::collections::BTreeSet;
+
+use super::QueryError;
+use crate::model::{
+    CubeId, DimensionId, DimensionKind, MeasureId, MeasureKind, MemberId, Model, Part, SegmentId, Template,
+};
+
+/// The templates of a member's own SQL.
+pub(super) fn templates(model: &Model, member: MemberId) -> Vec<&Template> {
+    match member {
+        MemberId::Dimension(id) => dimension_templates(model, id),
+        MemberId::Segment(id) => vec![&model.segment(id).sql],
+        MemberId::Measure(id) => {
+            let measure = model.measure(id);
+            let sql = match &measure.kind {
+                MeasureKind::Aggregate { sql, .. } => sql.as_ref(),
+                MeasureKind::Calculated { sql, .. } => Some(sql),
+            };
+            sql.into_iter().chain(&measure.filters).collect()
+        }
+    }
+}
+
+fn dimension_templates(model: &Model, id: DimensionId) -> Vec<&Template> {
+    use crate::model::cube::CaseLabel;
+    match &model.dimension(id).kind {
+        DimensionKind::Sql(template) => vec![template],
+        DimensionKind::Case(case) => {
+            let labels = case.when.iter().map(|branch| &branch.label).chain(&case.otherwise);
+            let labels = labels.filter_map(|label| match label {
+                CaseLabel::Text(_) => None,
+                CaseLabel::Sql(template) => Some(template),
+            });
+            case.when.iter().map(|branch| &branch.condition).chain(labels).collect()
+        }
+    }
+}
+
+/// Appends the cubes a member touches to `hints`, the member's own first, without repetitions
+/// (`data-model.md` §7.2).
+///
+/// # Errors
+/// The member, or one it refers to, needs a model feature that this version does not compute.
+pub(super) fn collect_cubes(model: &Model, member: MemberId, hints: &mut Vec<CubeId>) -> Result<(), QueryError> {
+    let unsupported = match member {
+        MemberId::Measure(id) => model.measure(id).unsupported,
+        MemberId::Dimension(id) => model.dimension(id).unsupported,
+        MemberId::Segment(_) => None,
+    };
+    if let Some(feature) = unsupported {
+        let path = model.path_of(member);
+        return Err(QueryError::Model(format!(
+            "'{path}' uses `{feature}`, which this version of Quarry cannot compute"
+        )));
+    }
+    push_new(hints, member.cube());
+    for template in templates(model, member) {
+        for part in &template.parts {
+            match part {
+                Part::Cube(cube) => push_new(hints, *cube),
+                Part::Member(inner) => collect_cubes(model, *inner, hints)?,
+                Part::Time(dimension, _) => collect_cubes(model, MemberId::Dimension(*dimension), hints)?,
+                Part::Text(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn push_new(hints: &mut Vec<CubeId>, cube: CubeId) {
+    if !hints.contains(&cube) {
+        hints.push(cube);
+    }
+}
+
+/// The leaf measures under a measure, in order of appearance: those that aggregate rows themselves.
+/// A calculated measure over other measures is evaluated from its leaves after they are merged
+/// (`data-model.md` §17.5).
+pub(super) fn leaves(model: &Model, measure: MeasureId) -> Vec<MeasureId> {
+    let mut found = Vec::new();
+    collect_leaves(model, measure, &mut found);
+    found
+}
+
+fn collect_leaves(model: &Model, measure: MeasureId, found: &mut Vec<MeasureId>) {
+    if is_leaf(model, measure) {
+        if !found.contains(&measure) {
+            found.push(measure);
+        }
+        return;
+    }
+    for template in templates(model, MemberId::Measure(measure)) {
+        for member in template.members() {
+            if let MemberId::Measure(inner) = member {
+                collect_leaves(model, inner, found);
+            }
+        }
+    }
+}
+
+/// Whether a measure aggregates rows itself. A calculated measure does so when its SQL holds anything
+/// but references to measures, constants and operators.
+pub(super) fn is_leaf(model: &Model, measure: MeasureId) -> bool {
+    match &model.measure(measure).kind {
+        MeasureKind::Aggregate { .. } => true,
+        MeasureKind::Calculated { sql, .. } => {
+            let over_measures = sql.parts.iter().all(|part| match part {
+                Part::Member(MemberId::Measure(_)) => true,
+                Part::Text(text) => !names_columns(text) && !calls_aggregate(text),
+                Part::Cube(_) | Part::Time(..) | Part::Member(_) => false,
+            });
+            let refers = sql.members().any(|member| matches!(member, MemberId::Measure(_)));
+            !(over_measures && refers)
+        }
+    }
+}
+
+/// Whether a dimension or segment that is not among `stored` can be computed from those that are: its
+/// SQL only refers to dimensions that are stored or computable themselves (`pre-aggregations.md` §4.6,
+/// `cover`).
+pub(super) fn is_derivable(model: &Model, member: MemberId, stored: &BTreeSet<DimensionId>) -> bool {
+    let templates = templates(model, member);
+    let refers = templates.iter().any(|template| template.members().next().is_some());
+    refers
+        && templates.iter().all(|template| {
+            template.parts.iter().all(|part| match part {
+                Part::Text(text) => !names_columns(text),
+                Part::Member(MemberId::Dimension(id)) => {
+                    stored.contains(id) || is_derivable(model, MemberId::Dimension(*id), stored)
+                }
+                Part::Member(MemberId::Measure(_) | MemberId::Segment(_)) | Part::Cube(_) | Part::Time(..) => false,
+            })
+        })
+}
+
+/// The dimension that a pure reference (`{users.name}`) stands for, followed to its end.
+pub(super) fn resolve_alias(model: &Model, id: DimensionId) -> DimensionId {
+    match &model.dimension(id).kind {
+        DimensionKind::Sql(template) => match template.as_member() {
+            Some(MemberId::Dimension(inner)) => resolve_alias(model, inner),
+            _ => id,
+        },
+        DimensionKind::Case(_) => id,
+    }
+}
+
+/// The members of a set of segments, for hints.
+pub(super) fn segment_members(segments: &[SegmentId]) -> impl Iterator<Item = MemberId> {
+    segments.iter().map(|id| MemberId::Segment(*id))
+}
+
+/// Words that may stand in SQL text without naming a column.
+const KEYWORDS: &[&str] = &[
+    "and",
+    "as",
+    "bigint",
+    "between",
+    "boolean",
+    "by",
+    "case",
+    "date",
+    "day",
+    "decimal",
+    "double",
+    "else",
+    "end",
+    "escape",
+    "false",
+    "float",
+    "from",
+    "hour",
+    "ilike",
+    "in",
+    "int",
+    "integer",
+    "interval",
+    "is",
+    "like",
+    "minute",
+    "month",
+    "not",
+    "null",
+    "numeric",
+    "or",
+    "precision",
+    "quarter",
+    "real",
+    "second",
+    "similar",
+    "smallint",
+    "text",
+    "then",
+    "timestamp",
+    "to",
+    "true",
+    "varchar",
+    "week",
+    "when",
+    "year",
+];
+
+/// Aggregate functions of the engine that people write in calculated measures.
+const AGGREGATES: &[&str] = &[
+    "any_value",
+    "approx_distinct",
+    "approx_median",
+    "approx_percentile_cont",
+    "array_agg",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "exact_sum",
+    "first_value",
+    "last_value",
+    "max",
+    "mean",
+    "median",
+    "min",
+    "nth_value",
+    "regr_slope",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "string_agg",
+    "sum",
+    "var",
+    "var_pop",
+    "var_samp",
+    "percentile_cont",
+];
+
+/// The words of SQL text outside of string literals, with whether a `(` follows.
+fn words(text: &str) -> Vec<(String, bool)> {
+    let chars: Vec<char> = text.chars().collect();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < chars.len() {
+        let c = chars[at];
+        if c == '\'' {
+            at += 1;
+            while at < chars.len() && chars[at] != '\'' {
+                at += 1;
+            }
+            at += 1;
+        } else if c == '"' || c == '_' || c.is_alphabetic() {
+            let start = at;
+            if c == '"' {
+                at += 1;
+                while at < chars.len() && chars[at] != '"' {
+                    at += 1;
+                }
+                at += 1;
+            } else {
+                while at < chars.len() && (chars[at] == '_' || chars[at].is_alphanumeric()) {
+                    at += 1;
+                }
+            }
+            let word: String = chars[start..at.min(chars.len())].iter().collect();
+            let called = chars[at.min(chars.len())..].iter().find(|c| !c.is_whitespace()) == Some(&'(');
+            found.push((word.to_lowercase(), called));
+        } else if c.is_ascii_digit() {
+            // A number, with exponent or suffix, is not a word.
+            while at < chars.len() && (chars[at] == '.' || chars[at].is_alphanumeric()) {
+                at += 1;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    found
+}
+
+/// Whether SQL text seems to name a column: a word that is neither keyword nor called as a function.
+/// Errs on the side of yes, which only costs a rollup match.
+fn names_columns(text: &str) -> bool {
+    words(text).iter().any(|(word, called)| !called && !KEYWORDS.contains(&word.as_str()))
+}
+
+fn calls_aggregate(text: &str) -> bool {
+    words(text).iter().any(|(word, called)| *called && AGGREGATES.contains(&word.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_columns(text: &str, expected: bool) {
+        assert_eq!(names_columns(text), expected, "{text}");
+    }
+
+    #[test]
+    fn text_with_a_free_word_names_a_column() {
+        check_columns(" * 100.0 / NULLIF(", false);
+        check_columns("upper(", false);
+        check_columns(" = 'paid' AND ", false);
+        check_columns("CASE WHEN ", false);
+        check_columns(" + amount", true);
+        check_columns("\"Amount\"", true);
+        check_columns(".col", true);
+        check_columns(" 1e5 ", false);
+        check_columns("'unclosed", false);
+    }
+
+    #[test]
+    fn aggregates_are_seen_when_called() {
+        assert!(calls_aggregate("SUM (x)"));
+        assert!(!calls_aggregate("coalesce("));
+        assert!(!calls_aggregate("'sum(' "));
+    }
+}

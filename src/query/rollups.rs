@@ -1,0 +1,158 @@
+//! The rollups of a model as tables: their statements, columns and stored names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quarry_storage::{Bounds, TableId};
+
+use super::lower::{Output, SourceSelect, range_statement, source_statement};
+use super::plan::{Shape, shape};
+use super::{Query, QueryError, TimeDimension};
+use crate::model::{Diagnostic, MemberId, Model, Preagg, PreaggId};
+use crate::preagg::layout;
+use crate::query::members::collect_cubes;
+use crate::time::{TimeRange, Zone};
+
+/// The model as it is now. A request takes one and keeps it.
+#[derive(Debug, Clone)]
+pub struct CurrentModel {
+    /// The rollups, and through them the model.
+    pub rollups: Arc<Rollups>,
+    /// Warnings of the files it came from; in development mode also the faults of newer files.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A model's rollups, made once a model.
+#[derive(Debug)]
+pub struct Rollups {
+    model: Arc<Model>,
+    plans: BTreeMap<PreaggId, Result<RollupPlan, String>>,
+}
+
+/// What is the same for all zones and partitions of a rollup.
+#[derive(Debug)]
+struct RollupPlan {
+    shape: Shape,
+    outputs: Vec<Output>,
+    /// The build statement in UTC without bounds, and the partitioning: what decides the stored content.
+    definition: String,
+}
+
+/// The columns of [`Rollups::range_sql`]'s single row, in order.
+pub const RANGE_COLUMNS: [&str; 3] = ["first", "last", "rows_without_time"];
+
+impl Rollups {
+    /// Prepares all rollups of a model. One that cannot be planned spoils only itself.
+    pub fn new(model: Arc<Model>) -> Self {
+        let preaggs = model.cubes().iter().flat_map(|cube| &cube.preaggs);
+        let plans = preaggs.map(|preagg| (preagg.id, prepare(&model, preagg).map_err(|e| e.to_string()))).collect();
+        Self { model, plans }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// All rollups, in the order of the model.
+    pub fn all(&self) -> impl Iterator<Item = PreaggId> {
+        self.plans.keys().copied()
+    }
+
+    /// The stored table of a rollup in a zone.
+    ///
+    /// # Errors
+    /// The definition cannot be planned (its cubes do not join…).
+    pub fn table(&self, preagg: PreaggId, zone: Zone) -> Result<TableId, QueryError> {
+        Ok(layout::table_id(&self.model, preagg, zone, &self.plan(preagg)?.definition))
+    }
+
+    /// The joins of the rollup's rows.
+    ///
+    /// # Errors
+    /// As [`Rollups::table`].
+    pub fn shape(&self, preagg: PreaggId) -> Result<&Shape, QueryError> {
+        Ok(&self.plan(preagg)?.shape)
+    }
+
+    /// The statement, for the rollup's source, that gives the rows of a partition (of the whole rollup
+    /// when `bucket` is none). Time columns come out as TIMESTAMP without zone, in local time.
+    ///
+    /// # Errors
+    /// As [`Rollups::table`].
+    pub fn build_sql(&self, preagg: PreaggId, zone: Zone, bucket: Option<Bounds>) -> Result<String, QueryError> {
+        let plan = self.plan(preagg)?;
+        let query = query_of(self.model.preagg(preagg), zone, bucket);
+        let select =
+            SourceSelect { model: &self.model, query: &query, shape: &plan.shape, outputs: &plan.outputs, tail: false };
+        Ok(source_statement(select).inlined())
+    }
+
+    /// The statement that looks at the source's time range: one row of [`RANGE_COLUMNS`]: least and
+    /// greatest local time (TIMESTAMP, null when there are no rows) and the number of rows without time.
+    /// None for a rollup without time dimension.
+    ///
+    /// # Errors
+    /// As [`Rollups::table`].
+    pub fn range_sql(&self, preagg: PreaggId, zone: Zone) -> Result<Option<String>, QueryError> {
+        let plan = self.plan(preagg)?;
+        let Some(time) = self.model.preagg(preagg).time else { return Ok(None) };
+        // The time of a joined cube is looked at over the rollup's own rows; rows without a match have none.
+        let mut cubes = Vec::new();
+        collect_cubes(&self.model, MemberId::Dimension(time.dimension), &mut cubes)?;
+        let own = cubes.iter().all(|cube| *cube == plan.shape.tree.root);
+        let tree = if own { self.model.join_tree(&[plan.shape.tree.root])? } else { plan.shape.tree.clone() };
+        Ok(Some(range_statement(&self.model, &tree, time.dimension, zone).inlined()))
+    }
+
+    /// Name of the stored time column, if any.
+    pub fn time_column(&self, preagg: PreaggId) -> Option<String> {
+        let time = self.model.preagg(preagg).time?;
+        Some(layout::time_column(&self.model, time.dimension, time.granularity))
+    }
+
+    fn plan(&self, preagg: PreaggId) -> Result<&RollupPlan, QueryError> {
+        match self.plans.get(&preagg) {
+            Some(Ok(plan)) => Ok(plan),
+            Some(Err(fault)) => Err(QueryError::Model(fault.clone())),
+            None => Err(QueryError::Model("the rollup is not in the data model".to_owned())),
+        }
+    }
+}
+
+fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
+    let query = query_of(preagg, Zone::UTC, None);
+    let shape = shape(model, &query)?;
+    let states = preagg
+        .measures
+        .iter()
+        .flat_map(|id| layout::states(&model.measure(*id).kind).iter().map(move |state| Output::State(*id, *state)));
+    let outputs: Vec<Output> = states.collect();
+    let select = SourceSelect { model, query: &query, shape: &shape, outputs: &outputs, tail: false };
+    let partitioned = preagg.time.and(preagg.partition_granularity).map_or("", |granularity| granularity.as_str());
+    let definition = format!("{partitioned}\n{}", source_statement(select).inlined());
+    Ok(RollupPlan { shape, outputs, definition })
+}
+
+/// The rollup's rows as a query.
+fn query_of(preagg: &Preagg, zone: Zone, bucket: Option<Bounds>) -> Query {
+    let time_dimensions = preagg.time.map(|time| TimeDimension {
+        dimension: time.dimension,
+        granularity: Some(time.granularity),
+        range: bucket.map(|Bounds { start, end }| TimeRange { start, end }),
+    });
+    Query {
+        measures: preagg.measures.clone(),
+        dimensions: preagg.dimensions.clone(),
+        segment_columns: preagg.segments.clone(),
+        time_dimensions: time_dimensions.into_iter().collect(),
+        segments: Vec::new(),
+        filters: Vec::new(),
+        measure_filters: Vec::new(),
+        order: Vec::new(),
+        limit: None,
+        offset: 0,
+        total: false,
+        timezone: zone,
+    }
+}

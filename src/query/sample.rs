@@ -1,0 +1,144 @@
+//! A small model for unit tests, made by hand: `orders` (with a hidden key, a segment, an unsupported
+//! measure) and `users`, which is not public.
+
+use std::path::PathBuf;
+
+use crate::model::{
+    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure, MeasureId,
+    MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggTime, Segment, SegmentId, Template,
+};
+use crate::time::Granularity;
+
+fn location() -> Location {
+    Location { file: PathBuf::from("model/cubes/orders.yml"), line: 1, column: 1 }
+}
+
+fn sql(text: &str) -> Template {
+    Template { parts: vec![Part::Text(text.to_owned())] }
+}
+
+fn dimension(cube: CubeId, index: u32, name: &str, title: &str, data_type: DataType) -> Dimension {
+    Dimension {
+        id: DimensionId { cube, index },
+        name: name.to_owned(),
+        short_title: title.to_owned(),
+        description: None,
+        format: None,
+        meta: None,
+        public: true,
+        primary_key: false,
+        suggest_filter_values: true,
+        data_type,
+        kind: DimensionKind::Sql(sql(name)),
+        custom_granularities: Vec::new(),
+        unsupported: None,
+        location: location(),
+    }
+}
+
+fn measure(cube: CubeId, index: u32, name: &str, title: &str, kind: MeasureKind) -> Measure {
+    Measure {
+        id: MeasureId { cube, index },
+        name: name.to_owned(),
+        short_title: title.to_owned(),
+        description: None,
+        format: None,
+        meta: None,
+        public: true,
+        kind,
+        filters: Vec::new(),
+        drill_members: Vec::new(),
+        cumulative: false,
+        unsupported: None,
+        location: location(),
+    }
+}
+
+fn cube(id: CubeId, name: &str, title: &str) -> Cube {
+    Cube {
+        id,
+        name: name.to_owned(),
+        title: title.to_owned(),
+        description: None,
+        public: true,
+        meta: None,
+        data_source: "default".to_owned(),
+        source: CubeSource::Table(name.to_owned()),
+        joins: Vec::new(),
+        measures: Vec::new(),
+        dimensions: Vec::new(),
+        segments: Vec::new(),
+        preaggs: Vec::new(),
+        location: location(),
+    }
+}
+
+/// The model.
+pub(crate) fn model() -> Model {
+    Model::new(7, vec![orders(), users()])
+}
+
+fn orders() -> Cube {
+    let id = CubeId(0);
+    let mut orders = cube(id, "orders", "Orders");
+    let mut key = dimension(id, 0, "id", "ID", DataType::Number);
+    key.primary_key = true;
+    key.public = false;
+    let mut created = dimension(id, 2, "created_at", "Created at", DataType::Time);
+    created.custom_granularities = vec!["fiscal_year".to_owned()];
+    let mut amount = dimension(id, 3, "amount", "Amount", DataType::Number);
+    amount.format = Some(serde_json::json!("currency"));
+    orders.dimensions = vec![
+        key,
+        dimension(id, 1, "status", "Status", DataType::String),
+        created,
+        amount,
+        dimension(id, 4, "paid", "Paid", DataType::Boolean),
+    ];
+    let mut count = measure(id, 0, "count", "Count", MeasureKind::Aggregate { agg: AggKind::Count, sql: None });
+    count.drill_members = vec![MemberId::Dimension(DimensionId { cube: id, index: 1 })];
+    let sum = MeasureKind::Aggregate { agg: AggKind::Sum, sql: Some(sql("amount")) };
+    let last = MeasureKind::Calculated { data_type: DataType::Time, sql: sql("MAX(created_at)") };
+    let mut running = measure(id, 3, "running", "Running", MeasureKind::Aggregate { agg: AggKind::Count, sql: None });
+    running.cumulative = true;
+    running.unsupported = Some("rolling_window");
+    orders.measures = vec![count, measure(id, 1, "total", "Total", sum), measure(id, 2, "last", "Last", last), running];
+    orders.segments = vec![Segment {
+        id: SegmentId { cube: id, index: 0 },
+        name: "open".to_owned(),
+        short_title: "Open".to_owned(),
+        description: None,
+        meta: None,
+        public: true,
+        sql: Template { parts: vec![Part::Cube(id), Part::Text(".status = 'open'".to_owned())] },
+        location: location(),
+    }];
+    orders.preaggs = vec![rollup(id)];
+    orders
+}
+
+fn rollup(cube: CubeId) -> Preagg {
+    Preagg {
+        id: PreaggId { cube, index: 0 },
+        name: "main".to_owned(),
+        measures: vec![MeasureId { cube, index: 0 }],
+        dimensions: vec![DimensionId { cube, index: 1 }],
+        segments: Vec::new(),
+        time: Some(PreaggTime { dimension: DimensionId { cube, index: 2 }, granularity: Granularity::Day }),
+        partition_granularity: Some(Granularity::Month),
+        build_range_start: None,
+        build_range_end: None,
+        refresh_every: Some(std::time::Duration::from_secs(3600)),
+        scheduled_refresh: true,
+        external: true,
+        location: location(),
+    }
+}
+
+fn users() -> Cube {
+    let id = CubeId(1);
+    let mut users = cube(id, "users", "Users");
+    users.public = false;
+    users.dimensions = vec![dimension(id, 0, "city", "City", DataType::String)];
+    users
+}

@@ -1,0 +1,358 @@
+//! Builds the file of one partition: statement → stream → sort → writer.
+//!
+//! Batches flow from the source through a bounded channel to a blocking thread, which sorts and
+//! encodes. At most [`SORT_ROWS`] rows or [`SORT_BYTES`] are held for sorting (twice that for the
+//! moment of the sort), so the memory of a build has a bound whatever the partition's size.
+
+use std::sync::Arc;
+
+use arrow::array::{Array as _, RecordBatch};
+use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use futures::StreamExt as _;
+use quarry_storage::{FinishedFile, PartitionKey, PartitionWriter, StorageError, Store};
+use tokio::sync::mpsc;
+
+use crate::engine::{BatchStream, EngineError};
+use crate::model::{Model, PreaggId};
+use crate::preagg::layout;
+use crate::tasks::blocking;
+
+/// A partition up to this size is sorted as a whole: one row group of its file.
+const SORT_ROWS: usize = 1_000_000;
+/// Wide rows are sorted in smaller portions.
+const SORT_BYTES: usize = 256 << 20;
+/// Batches between the source and the encoder.
+const CHANNEL_BATCHES: usize = 4;
+
+/// How a partition is laid out in its file.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) key: PartitionKey,
+    /// Name of the time column, if any.
+    pub(super) time_column: Option<String>,
+    /// Whether all times lie inside the partition's bucket, so that the store can check them.
+    pub(super) bounded: bool,
+    /// Names of the columns to sort by, strongest first.
+    pub(super) sort_by: Vec<String>,
+}
+
+/// Why no file was written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BuildError {
+    /// The source failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The rows cannot be sorted or stored.
+    #[error(transparent)]
+    Arrow(#[from] ArrowError),
+    /// The disk or the catalog failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The statement gave other columns than the rollup has.
+    #[error("the build statement gave no column '{0}'")]
+    MissingColumn(String),
+}
+
+/// The columns a rollup's files are sorted by: dimensions first, time last, so that a filter on a
+/// dimension skips pages; time is pruned by partition already (`performance.md` §5).
+pub(super) fn sort_columns(model: &Model, preagg: PreaggId) -> Vec<String> {
+    let rollup = model.preagg(preagg);
+    let dimensions = rollup.dimensions.iter().map(|id| layout::dimension_column(model, *id));
+    let segments = rollup.segments.iter().map(|id| layout::segment_column(model, *id));
+    let time = rollup.time.map(|time| layout::time_column(model, time.dimension, time.granularity));
+    dimensions.chain(segments).chain(time).collect()
+}
+
+/// Writes the rows of `stream` into a new file, which is complete and synced but not published.
+/// Dropping the future, or an error, leaves no file.
+pub(super) async fn write_partition(
+    store: &Store,
+    stream: BatchStream,
+    layout: Layout,
+) -> Result<FinishedFile, BuildError> {
+    let (feed, rows) = mpsc::channel(CHANNEL_BATCHES);
+    let encoding = {
+        let (store, schema) = (store.clone(), Arc::clone(&stream.schema));
+        blocking(move || encode(&store, &schema, &layout, rows))
+    };
+    let (fed, encoded) = futures::join!(feed_batches(stream, feed), encoding);
+    // The encoder's error comes first: when it fails, the feed merely finds the channel closed.
+    let file = encoded?;
+    fed?;
+    file.ok_or_else(|| BuildError::Engine(EngineError::Execution("the build was cut off".to_owned())))
+}
+
+/// What goes through the channel. The end is said, not implied by a closed channel: a feed that was
+/// dropped half-way must not look like a small partition.
+enum Feed {
+    Batch(RecordBatch),
+    End,
+}
+
+async fn feed_batches(mut stream: BatchStream, feed: mpsc::Sender<Feed>) -> Result<(), EngineError> {
+    while let Some(batch) = stream.batches.next().await {
+        if feed.send(Feed::Batch(batch?)).await.is_err() {
+            // The encoder gave up and says why.
+            return Ok(());
+        }
+    }
+    // As above.
+    let _ = feed.send(Feed::End).await;
+    Ok(())
+}
+
+/// Runs on a blocking thread. None when the feed was cut off; the unfinished file is deleted then.
+fn encode(
+    store: &Store,
+    source: &Schema,
+    layout: &Layout,
+    mut rows: mpsc::Receiver<Feed>,
+) -> Result<Option<FinishedFile>, BuildError> {
+    let mut sorter = Sorter::new(plain_schema(source, layout.time_column.as_deref()), &layout.sort_by)?;
+    let checked = layout.time_column.as_deref().filter(|_| layout.bounded);
+    let mut writer = store.writer(&layout.key, Arc::clone(&sorter.schema), checked)?;
+    let write = |writer: &mut PartitionWriter, sorted: Option<RecordBatch>| match sorted {
+        Some(batch) => writer.write(&batch),
+        None => Ok(()),
+    };
+    while let Some(message) = rows.blocking_recv() {
+        match message {
+            Feed::Batch(batch) => {
+                sorter.push(&batch)?;
+                if sorter.is_full() {
+                    write(&mut writer, sorter.take_sorted()?)?;
+                }
+            }
+            Feed::End => {
+                write(&mut writer, sorter.take_sorted()?)?;
+                return Ok(Some(writer.finish()?));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Gathers rows and hands them back sorted.
+#[derive(Debug)]
+struct Sorter {
+    schema: SchemaRef,
+    /// Positions of the columns to sort by.
+    keys: Vec<usize>,
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    size_bytes: usize,
+}
+
+impl Sorter {
+    fn new(schema: SchemaRef, sort_by: &[String]) -> Result<Self, BuildError> {
+        let position = |name: &String| {
+            let found = schema.column_with_name(name).map(|(position, _)| position);
+            found.ok_or_else(|| BuildError::MissingColumn(name.clone()))
+        };
+        let keys = sort_by.iter().map(position).collect::<Result<_, _>>()?;
+        Ok(Self { schema, keys, batches: Vec::new(), rows: 0, size_bytes: 0 })
+    }
+
+    /// Takes rows of the source's columns.
+    fn push(&mut self, batch: &RecordBatch) -> Result<(), BuildError> {
+        let columns = batch.columns().iter().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        self.rows += batch.num_rows();
+        self.size_bytes += size_of(&batch)?;
+        self.batches.push(batch);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows >= SORT_ROWS || self.size_bytes >= SORT_BYTES
+    }
+
+    /// All rows since the last call, sorted, nulls first; none when there are none.
+    fn take_sorted(&mut self) -> Result<Option<RecordBatch>, BuildError> {
+        let batches = std::mem::take(&mut self.batches);
+        (self.rows, self.size_bytes) = (0, 0);
+        if batches.iter().all(|batch| batch.num_rows() == 0) {
+            return Ok(None);
+        }
+        let whole = concat_batches(&self.schema, &batches)?;
+        drop(batches);
+        if self.keys.is_empty() {
+            return Ok(Some(whole));
+        }
+        let keys: Vec<SortColumn> =
+            self.keys.iter().map(|key| SortColumn { values: Arc::clone(whole.column(*key)), options: None }).collect();
+        let order = lexsort_to_indices(&keys, None)?;
+        Ok(Some(take_record_batch(&whole, &order)?))
+    }
+}
+
+fn size_of(batch: &RecordBatch) -> Result<usize, ArrowError> {
+    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size()).sum()
+}
+
+/// The columns as stored: no views, dictionaries or metadata of the source's making; all nullable, so
+/// that every partition of a table has one schema; the time column in microseconds, as its bounds are.
+fn plain_schema(source: &Schema, time_column: Option<&str>) -> SchemaRef {
+    let plain = |field: &Arc<Field>| {
+        let data_type = if time_column == Some(field.name().as_str()) {
+            DataType::Timestamp(TimeUnit::Microsecond, None)
+        } else {
+            plain_type(field.data_type())
+        };
+        Field::new(field.name(), data_type, true)
+    };
+    Arc::new(Schema::new(source.fields().iter().map(plain).collect::<Vec<_>>()))
+}
+
+fn plain_type(source: &DataType) -> DataType {
+    match source {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        DataType::Dictionary(_, value) => plain_type(value),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{
+        ArrayRef, AsArray as _, DictionaryArray, Int64Array, StringArray, StringViewArray, TimestampNanosecondArray,
+    };
+    use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+    use quarry_storage::{Bounds, Gate, Publish, StoreOptions, TableId};
+
+    use super::*;
+
+    /// Rows of a rollup as an engine gives them: views, dictionaries, nanoseconds.
+    fn rows(cities: &[Option<&str>], hours: &[i64], counts: &[i64]) -> RecordBatch {
+        let kinds: DictionaryArray<Int32Type> = cities.iter().map(|_| "web").collect();
+        let columns: [(&str, ArrayRef); 4] = [
+            ("city", Arc::new(StringViewArray::from_iter(cities.iter().copied()))),
+            ("kind", Arc::new(kinds)),
+            ("time", Arc::new(TimestampNanosecondArray::from_iter_values(hours.iter().map(|h| h * 3_600_000_000_000)))),
+            ("count", Arc::new(Int64Array::from(counts.to_vec()))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    }
+
+    fn sorter(like: &RecordBatch, sort_by: &[&str]) -> Sorter {
+        let names: Vec<String> = sort_by.iter().map(|name| (*name).to_owned()).collect();
+        Sorter::new(plain_schema(&like.schema(), Some("time")), &names).expect("columns that exist")
+    }
+
+    #[test]
+    fn rows_of_all_batches_are_sorted_by_dimension_then_time() {
+        let first = rows(&[Some("Rome"), Some("Bonn"), Some("Rome")], &[2, 9, 1], &[1, 2, 3]);
+        let second = rows(&[None, Some("Bonn")], &[5, 3], &[4, 5]);
+        let mut sorter = sorter(&first, &["city", "kind", "time"]);
+        sorter.push(&first).expect("rows");
+        sorter.push(&second).expect("rows");
+        let sorted = sorter.take_sorted().expect("sortable").expect("rows");
+        assert_eq!(sorted.column(3).as_primitive::<Int64Type>().values(), &[4, 5, 2, 3, 1]);
+        let times = sorted.column(2).as_primitive::<TimestampMicrosecondType>();
+        assert_eq!(times.values(), &[5, 3, 9, 1, 2].map(|hour| hour * 3_600_000_000));
+        assert!(sorter.take_sorted().expect("nothing").is_none(), "rows are handed out once");
+    }
+
+    #[test]
+    fn stored_columns_are_plain_and_nullable() {
+        let schema = plain_schema(&rows(&[], &[], &[]).schema(), Some("time"));
+        let types: Vec<&DataType> = schema.fields().iter().map(|field| field.data_type()).collect();
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        assert_eq!(types, [&DataType::Utf8, &DataType::Utf8, &micros, &DataType::Int64]);
+        assert!(schema.fields().iter().all(|field| field.is_nullable()));
+    }
+
+    #[test]
+    fn a_missing_sort_column_is_an_error() {
+        let like = rows(&[], &[], &[]);
+        let error = Sorter::new(like.schema(), &["nowhere".to_owned()]).expect_err("no such column");
+        assert_eq!(error.to_string(), "the build statement gave no column 'nowhere'");
+    }
+
+    #[test]
+    fn a_rollup_without_dimensions_keeps_its_one_row() {
+        let like = rows(&[Some("Rome")], &[2], &[1]);
+        let mut sorter = sorter(&like, &[]);
+        sorter.push(&like).expect("rows");
+        let whole = sorter.take_sorted().expect("nothing to sort").expect("rows");
+        assert_eq!(whole.num_rows(), 1);
+        assert_eq!(whole.column(0).as_string::<i32>(), &StringArray::from(vec!["Rome"]));
+    }
+
+    fn store(dir: &tempfile::TempDir) -> Store {
+        let options = StoreOptions { dir: dir.path().to_owned(), gc_grace: std::time::Duration::ZERO };
+        Store::open(options).expect("an empty folder")
+    }
+
+    fn layout() -> Layout {
+        let table = TableId::new("orders.daily@UTC-0").expect("a name");
+        let bucket = Some(Bounds { start: 0, end: 86_400_000_000 });
+        Layout {
+            key: PartitionKey { table, bucket },
+            time_column: Some("time".to_owned()),
+            bounded: true,
+            sort_by: vec!["city".to_owned(), "time".to_owned()],
+        }
+    }
+
+    fn stream(batches: Vec<Result<RecordBatch, EngineError>>) -> BatchStream {
+        let schema = rows(&[], &[], &[]).schema();
+        BatchStream { schema, batches: futures::stream::iter(batches).boxed() }
+    }
+
+    fn files_under(dir: &std::path::Path) -> usize {
+        let entries = std::fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
+        entries.map(|path| if path.is_dir() { files_under(&path) } else { 1 }).sum()
+    }
+
+    #[tokio::test]
+    async fn a_stream_becomes_a_published_partition() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = store(&dir);
+        let batches = vec![
+            Ok(rows(&[Some("Rome"), None], &[2, 9], &[1, 2])),
+            Ok(rows(&[], &[], &[])),
+            Ok(rows(&[Some("Bonn")], &[3], &[3])),
+        ];
+        let file = write_partition(&store, stream(batches), layout()).await.expect("written");
+        assert_eq!(file.rows(), 3);
+        let publish = Publish {
+            key: layout().key,
+            file,
+            refresh_key: String::new(),
+            build_ms: 1,
+            jobs: Vec::new(),
+            gate: Gate::Open,
+        };
+        store.publish(publish, 7).expect("published");
+        let snapshot = store.snapshot();
+        let table = snapshot.table(&layout().key.table).expect("a table");
+        let partition = table.partitions.values().next().expect("a partition");
+        assert_eq!((partition.rows, partition.bucket), (3, layout().key.bucket));
+        assert_eq!(partition.time_bounds, Some((2 * 3_600_000_000, 9 * 3_600_000_000)));
+    }
+
+    #[tokio::test]
+    async fn no_rows_are_a_partition_too() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = store(&dir);
+        let file = write_partition(&store, stream(Vec::new()), layout()).await.expect("written");
+        assert_eq!((file.rows(), file.schema().fields().len()), (0, 4));
+    }
+
+    #[tokio::test]
+    async fn a_source_that_fails_half_way_leaves_no_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = store(&dir);
+        let batches =
+            vec![Ok(rows(&[Some("Rome")], &[2], &[1])), Err(EngineError::Execution("division by zero".to_owned()))];
+        let before = files_under(&dir.path().join("partitions"));
+        let error = write_partition(&store, stream(batches), layout()).await.expect_err("the source failed");
+        assert_eq!(error.to_string(), "division by zero");
+        assert_eq!(files_under(&dir.path().join("partitions")), before);
+    }
+}

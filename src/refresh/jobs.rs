@@ -1,0 +1,182 @@
+//! What a job record says beyond its partition, and how clients see a job.
+
+use quarry_storage::{JobRecord, JobState};
+use serde_json::{Map, Value, json};
+
+use super::JobView;
+use super::planning::Target;
+use crate::model::Model;
+use crate::names::MemberPath;
+use crate::time::Zone;
+
+/// Who asks, for the scheduler's own jobs. Not the digest of any context: a job that a client posts must
+/// not join a scheduled one, whose build refuses an empty result.
+pub(super) const SCHEDULER: &str = "scheduler";
+
+/// The caller's part of a job record.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Details {
+    /// `cube.rollup`.
+    pub(super) preagg: String,
+    /// The zone's name.
+    pub(super) timezone: String,
+    /// The security context, as sent.
+    pub(super) context: Value,
+    /// The defining cube's data source when the job was made.
+    pub(super) data_source: String,
+    /// Asked for by a client: built whatever the source says. Else an empty result is not trusted.
+    pub(super) forced: bool,
+}
+
+impl Details {
+    pub(super) fn new(target: &Target, context: Value, forced: bool) -> Self {
+        Self {
+            preagg: target.path.clone(),
+            timezone: target.zone.name().to_owned(),
+            context,
+            data_source: target.data_source.clone(),
+            forced,
+        }
+    }
+
+    /// The JSON kept in the record. Fields may be added, their meaning stays: records outlive a release.
+    pub(super) fn to_text(&self) -> String {
+        json!({
+            "preagg": self.preagg,
+            "timezone": self.timezone,
+            "context": self.context,
+            "data_source": self.data_source,
+            "forced": self.forced,
+        })
+        .to_string()
+    }
+
+    /// Reads the JSON of a record; none when it was not written by [`Details::to_text`].
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut fields: Map<String, Value> = serde_json::from_str(text).ok()?;
+        let word = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
+        let (preagg, timezone, data_source) = (word("preagg")?, word("timezone")?, word("data_source")?);
+        let forced = fields.get("forced")?.as_bool()?;
+        Some(Self { preagg, timezone, context: fields.remove("context")?, data_source, forced })
+    }
+
+    /// The zone, unless this version does not know it.
+    pub(super) fn zone(&self) -> Option<Zone> {
+        self.timezone.parse().ok()
+    }
+}
+
+/// A digest of who asks: equal for equal JSON, whatever the order of its keys.
+pub(super) fn context_digest(context: &Value) -> String {
+    let text = sorted(context).to_string();
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(values) => Value::Array(values.iter().map(sorted).collect()),
+        Value::Object(fields) => {
+            let mut fields: Vec<(&String, &Value)> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
+            Value::Object(fields.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+/// A job as clients see it (`http-api.md` §8.4). What has ended is answered from its record alone, so
+/// that `done` stays done when the partition or its definition is gone.
+pub(super) fn view(record: JobRecord, model: &Model) -> JobView {
+    let details = Details::parse(&record.details).unwrap_or_else(|| Details {
+        preagg: String::new(),
+        timezone: String::new(),
+        context: Value::Null,
+        data_source: String::new(),
+        forced: true,
+    });
+    let is_defined = || MemberPath::parse(&details.preagg).is_ok_and(|path| model.find_preagg(&path).is_some());
+    let status = match &record.state {
+        JobState::Done { .. } => "done".to_owned(),
+        JobState::Failed { cause } => format!("failure: {cause}"),
+        JobState::Queued | JobState::Running if !is_defined() => "pre_agg_not_found".to_owned(),
+        JobState::Queued => "scheduled".to_owned(),
+        JobState::Running => "processing".to_owned(),
+    };
+    JobView {
+        status,
+        preagg: details.preagg,
+        data_source: details.data_source,
+        timezone: details.timezone,
+        context: details.context,
+        record,
+    }
+}
+
+/// Whether a job has come to its end.
+pub(super) fn has_ended(record: &JobRecord) -> bool {
+    match record.state {
+        JobState::Done { .. } | JobState::Failed { .. } => true,
+        JobState::Queued | JobState::Running => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_storage::{JobId, PartitionKey, TableId};
+
+    use super::*;
+
+    fn details() -> Details {
+        Details {
+            preagg: "orders.daily".to_owned(),
+            timezone: "Europe/Berlin".to_owned(),
+            context: json!({ "tenant": "a \"b\"", "roles": [1, null] }),
+            data_source: "default".to_owned(),
+            forced: true,
+        }
+    }
+
+    #[test]
+    fn details_survive_the_record() {
+        assert_eq!(Details::parse(&details().to_text()), Some(details()));
+        assert_eq!(details().zone(), Some(Zone::Europe__Berlin));
+        assert_eq!(Details::parse("{}"), None);
+        assert_eq!(Details::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn equal_contexts_have_equal_digests() {
+        let digest = |text: &str| context_digest(&serde_json::from_str(text).expect("JSON"));
+        assert_eq!(digest(r#"{"a":1,"b":{"c":2,"d":3}}"#), digest(r#"{ "b": {"d":3,"c":2}, "a":1 }"#));
+        assert_ne!(digest(r#"{"a":1}"#), digest(r#"{"a":"1"}"#));
+        assert_ne!(digest("[1,2]"), digest("[2,1]"));
+        assert_ne!(digest("null"), digest("{}"));
+    }
+
+    fn record(state: JobState) -> JobRecord {
+        let table = TableId::new("orders.daily@UTC-0").expect("a name");
+        JobRecord {
+            id: JobId::from_token("0"),
+            partition: PartitionKey { table, bucket: None },
+            details: details().to_text(),
+            context: String::new(),
+            state,
+            attempt: 0,
+            created_at: 0,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    #[test]
+    fn a_failure_is_final_and_a_live_job_needs_its_definition() {
+        let model = Model::new(0, Vec::new());
+        let failed = view(record(JobState::Failed { cause: "no such table".to_owned() }), &model);
+        assert_eq!(failed.status, "failure: no such table");
+        assert_eq!((failed.preagg.as_str(), failed.timezone.as_str()), ("orders.daily", "Europe/Berlin"));
+        assert_eq!(failed.context, details().context);
+        assert_eq!(view(record(JobState::Queued), &model).status, "pre_agg_not_found");
+        assert_eq!(view(record(JobState::Running), &model).status, "pre_agg_not_found");
+        assert!(has_ended(&failed.record) && !has_ended(&record(JobState::Running)));
+    }
+}

@@ -1,0 +1,313 @@
+//! Keeps rollups fresh: decides, queues, builds, publishes. Answers no one.
+//!
+//! [`Refresher`] is the handle that the application starts and the API commands. A job is a durable
+//! row of the store; a worker claims it, builds its partition and publishes it (`design.md` D2, D3).
+//!
+//! Rooms in order of the walk: `scheduler` and [`Refresher::post`] → `planning` (which partitions) →
+//! `staleness` → `jobs` (records and what clients see of them) → `worker` → `build` (one file);
+//! `housekeeping` forgets what nobody needs. No SQL is written here, and no HTTP is known.
+
+mod build;
+mod housekeeping;
+mod jobs;
+mod planning;
+mod scheduler;
+mod staleness;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use quarry_storage::{JobId, JobRecord, NewJob, PartitionKey, StorageError, Store, TableId, TableState};
+use tokio::sync::watch;
+
+use crate::preagg::partition::TooManyBuckets;
+use crate::query::QueryError;
+use crate::query::rollups::Rollups;
+use crate::sources::Source;
+use crate::tasks::{Tasks, blocking};
+use crate::time::{Clock, Zone};
+
+/// Settings of the refresher.
+#[derive(Debug, Clone)]
+pub struct RefreshOptions {
+    /// Partitions built at the same time.
+    pub workers: usize,
+    /// Whether the scheduler runs: builds what is missing or older than its `refresh_key.every`.
+    pub scheduler: bool,
+    /// How often the scheduler looks.
+    pub tick: Duration,
+    /// Zones that the scheduler builds for.
+    pub zones: Vec<Zone>,
+    /// Most partitions that one rollup may have (`CUBEJS_MAX_PARTITIONS_PER_CUBE`).
+    pub max_partitions: usize,
+}
+
+/// What a job request selects; empty lists select everything (`http-api.md` §8.2).
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Security contexts, as sent.
+    pub contexts: Vec<serde_json::Value>,
+    /// Zones to build for.
+    pub zones: Vec<Zone>,
+    /// Names of data sources of the defining cubes.
+    pub data_sources: Vec<String>,
+    /// Names of the defining cubes.
+    pub cubes: Vec<String>,
+    /// `cube.rollup`.
+    pub preaggs: Vec<String>,
+    /// Only partitions that intersect: wall-clock microseconds of each rollup zone, both ends inclusive.
+    pub range: Option<(i64, i64)>,
+}
+
+/// Why a job request was not taken, or a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// Nothing matches. Cube's text.
+    #[error("A user's selector doesn't match any of the pre-aggregations defined in the data model.")]
+    NothingSelected,
+    /// A rollup has more partitions than allowed.
+    #[error(
+        "Pre-aggregation '{rollup}' requested to build {count} partitions which exceeds the maximum number of partitions per pre-aggregation of {max}"
+    )]
+    TooManyPartitions {
+        /// `cube.rollup`.
+        rollup: String,
+        /// Partitions it would have.
+        count: usize,
+        /// The maximum.
+        max: usize,
+    },
+    /// The definition cannot be planned, or the source failed.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl RefreshError {
+    fn too_many(rollup: &str, error: TooManyBuckets) -> Self {
+        Self::TooManyPartitions { rollup: rollup.to_owned(), count: error.count, max: error.max }
+    }
+}
+
+/// A job as clients see it.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// The record.
+    pub record: JobRecord,
+    /// The wire word or text: `scheduled`, `processing`, `done`, `failure: …`, `missing_partition`, `pre_agg_not_found`.
+    pub status: String,
+    /// `cube.rollup`.
+    pub preagg: String,
+    /// The defining cube's data source.
+    pub data_source: String,
+    /// The zone's name.
+    pub timezone: String,
+    /// The security context, as sent.
+    pub context: serde_json::Value,
+}
+
+/// What the refresher works with.
+pub struct RefreshParts {
+    /// The store.
+    pub store: Store,
+    /// Sources by name.
+    pub sources: Arc<std::collections::BTreeMap<String, Source>>,
+    /// The current model's rollups; asked for at each use, so that a reloaded model is seen.
+    pub rollups: Arc<dyn Fn() -> Arc<Rollups> + Send + Sync>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl fmt::Debug for RefreshParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshParts").field("store", &self.store).field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+/// A handle; clones share one refresher.
+#[derive(Clone)]
+pub struct Refresher {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Refresher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refresher").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+/// What the handle, the workers and the scheduler share.
+struct Inner {
+    parts: RefreshParts,
+    options: RefreshOptions,
+    tasks: Tasks,
+    /// Changes whenever jobs were enqueued or have ended. Who waits marks the value as seen, looks at
+    /// the store, and only then waits for another value: nothing is missed in between.
+    pulse: watch::Sender<u64>,
+    backoff: worker::Backoff,
+}
+
+impl Inner {
+    fn pulse(&self) {
+        self.pulse.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// What is known of a table; nothing for one that is not there.
+    fn stored_state(&self, table: &TableId) -> TableState {
+        self.parts.store.snapshot().table(table).map(|table| table.state).unwrap_or_default()
+    }
+}
+
+impl Refresher {
+    /// Starts the workers, and the scheduler when it is on. Jobs that were not ended when the process
+    /// stopped last are built first. Must be called within a tokio runtime.
+    pub fn start(parts: RefreshParts, options: RefreshOptions) -> Self {
+        let inner = Arc::new(Inner {
+            parts,
+            options,
+            tasks: Tasks::new(),
+            pulse: watch::Sender::new(0),
+            backoff: worker::Backoff::default(),
+        });
+        for _ in 0..inner.options.workers.max(1) {
+            let shared = Arc::clone(&inner);
+            inner.tasks.spawn("refresh worker", move || worker::work(Arc::clone(&shared)));
+        }
+        if inner.options.scheduler {
+            let shared = Arc::clone(&inner);
+            inner.tasks.spawn("refresh scheduler", move || scheduler::schedule(Arc::clone(&shared)));
+        }
+        let shared = Arc::clone(&inner);
+        inner.tasks.spawn("housekeeping", move || housekeeping::keep_house(Arc::clone(&shared)));
+        Self { inner }
+    }
+
+    /// Enqueues a forced build of every selected partition: one token each, in the order context, zone,
+    /// rollup, partition. An equal job that has not ended is joined: its token is given again.
+    ///
+    /// Without contexts the empty one is meant, without zones those of the scheduler.
+    ///
+    /// # Errors
+    /// See [`RefreshError`]; nothing was enqueued then.
+    pub async fn post(&self, selection: Selection) -> Result<Vec<JobId>, RefreshError> {
+        let inner = &self.inner;
+        let rollups = (inner.parts.rollups)();
+        let zones = if selection.zones.is_empty() { &inner.options.zones } else { &selection.zones };
+        let targets = planning::targets(&rollups, &selection, zones)?;
+        let plans: Vec<_> = stream::iter(targets)
+            .map(|target| self.plan(&rollups, target, selection.range))
+            .buffered(inner.options.workers.max(1))
+            .try_collect()
+            .await?;
+        let empty = [serde_json::Value::Object(serde_json::Map::new())];
+        let contexts = if selection.contexts.is_empty() { &empty[..] } else { &selection.contexts };
+        let jobs: Vec<NewJob> = contexts
+            .iter()
+            .flat_map(|context| plans.iter().flat_map(move |(target, chosen)| new_jobs(context, target, chosen)))
+            .collect();
+        if jobs.is_empty() {
+            return Err(RefreshError::NothingSelected);
+        }
+        let states: Vec<(TableId, TableState)> = plans
+            .into_iter()
+            .filter(|(target, chosen)| target.granularity.is_some() && !chosen.buckets.is_empty())
+            .map(|(target, chosen)| (target.table, chosen.state))
+            .collect();
+        let ids = self.store_and_enqueue(states, jobs).await?;
+        inner.pulse();
+        Ok(ids)
+    }
+
+    /// The state of a job; none for a token that is not known.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn find_job(&self, id: &JobId) -> Result<Option<JobView>, RefreshError> {
+        let (store, id) = (self.inner.parts.store.clone(), id.clone());
+        let record = blocking(move || store.find_job(&id)).await?;
+        let rollups = (self.inner.parts.rollups)();
+        Ok(record.map(|record| jobs::view(record, rollups.model())))
+    }
+
+    /// Waits until all of these have ended, or until the refresher is shut down. Gives the jobs in the
+    /// order of `ids`, without those that are not known.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn wait(&self, ids: &[JobId]) -> Result<Vec<JobView>, RefreshError> {
+        let stop = self.inner.tasks.stop_signal();
+        let mut pulse = self.inner.pulse.subscribe();
+        let mut ended = Vec::with_capacity(ids.len());
+        for id in ids {
+            loop {
+                pulse.borrow_and_update();
+                let Some(view) = self.find_job(id).await? else { break };
+                if jobs::has_ended(&view.record) || stop.is_cancelled() {
+                    ended.push(view);
+                    break;
+                }
+                // Losing either arm is harmless: the loop looks at both again.
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = pulse.changed() => {}
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Stops claiming; waits for running builds up to `patience`. What is not built by then stays in the
+    /// queue for the next start.
+    pub async fn shut_down(&self, patience: Duration) {
+        if !self.inner.tasks.drain(patience).await {
+            tracing::warn!(?patience, "builds were cut off; their jobs resume at the next start");
+        }
+    }
+
+    async fn plan(
+        &self,
+        rollups: &Rollups,
+        target: planning::Target,
+        range: Option<(i64, i64)>,
+    ) -> Result<(planning::Target, planning::Chosen), RefreshError> {
+        let seen = planning::look(&self.inner.parts, rollups, &target).await?;
+        let stored = self.inner.stored_state(&target.table);
+        let chosen = planning::choose(target.granularity, seen, stored, range, self.inner.options.max_partitions);
+        let chosen = chosen.map_err(|error| RefreshError::too_many(&target.path, error))?;
+        Ok((target, chosen))
+    }
+
+    /// States first: a partition published before its table's state is known would be of no use.
+    async fn store_and_enqueue(
+        &self,
+        states: Vec<(TableId, TableState)>,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<JobId>, StorageError> {
+        let (store, clock) = (self.inner.parts.store.clone(), self.inner.parts.clock);
+        blocking(move || {
+            for (table, state) in states {
+                store.set_table_state(&table, state)?;
+            }
+            store.enqueue(&jobs, clock.now())
+        })
+        .await
+    }
+}
+
+fn new_jobs(context: &serde_json::Value, target: &planning::Target, chosen: &planning::Chosen) -> Vec<NewJob> {
+    let details = jobs::Details::new(target, context.clone(), true).to_text();
+    let digest = jobs::context_digest(context);
+    let job = |bucket| NewJob {
+        partition: PartitionKey { table: target.table.clone(), bucket },
+        details: details.clone(),
+        context: digest.clone(),
+    };
+    chosen.buckets.iter().copied().map(job).collect()
+}

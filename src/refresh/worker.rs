@@ -1,0 +1,293 @@
+//! The bounded pool: each worker claims the jobs of one partition, builds it and publishes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_storage::{ErrorKind, FinishedFile, Gate, JobId, JobRecord, PartitionKey, Publish, StorageError};
+
+use super::Inner;
+use super::build::{self, BuildError, Layout};
+use super::jobs::Details;
+use super::planning::{Target, find_source};
+use super::staleness::micros;
+use crate::names::MemberPath;
+use crate::preagg::partition::bucket_of;
+use crate::query::QueryError;
+use crate::tasks::{TaskFailure, blocking};
+
+/// Pause after the store failed; doubles up to [`GREATEST_PAUSE`].
+const LEAST_PAUSE: Duration = Duration::from_millis(500);
+const GREATEST_PAUSE: Duration = Duration::from_secs(60);
+/// Tries to record that jobs failed.
+const RECORD_TRIES: u32 = 5;
+
+/// Why a partition was not built. The text is what clients see behind `failure: `.
+#[derive(Debug, thiserror::Error)]
+enum WorkError {
+    /// The definition was removed or changed since the job was made.
+    #[error("pre-aggregation is no longer in the data model")]
+    Gone,
+    /// The definition cannot be planned, or its source is not there.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// No file was written.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The file was not published.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A mistake of ours; the server was stopped.
+    #[error(transparent)]
+    Task(#[from] TaskFailure),
+}
+
+/// The body of one worker: until the stop signal, which it obeys between two builds.
+pub(super) async fn work(inner: Arc<Inner>) {
+    let stop = inner.tasks.stop_signal();
+    let mut pulse = inner.pulse.subscribe();
+    let mut pause = LEAST_PAUSE;
+    while !stop.is_cancelled() {
+        // Marked as seen before the claim, so that what comes after it is not slept through.
+        pulse.borrow_and_update();
+        match claim(&inner).await {
+            Ok(Some(jobs)) => {
+                pause = LEAST_PAUSE;
+                process(&inner, jobs).await;
+            }
+            // Losing either arm is harmless: the loop looks at both again.
+            Ok(None) => tokio::select! {
+                () = stop.cancelled() => {}
+                _ = pulse.changed() => {}
+            },
+            Err(error) => {
+                tracing::error!(%error, "failed to claim a job");
+                // As above.
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(GREATEST_PAUSE);
+            }
+        }
+    }
+}
+
+async fn claim(inner: &Inner) -> Result<Option<Vec<JobRecord>>, StorageError> {
+    let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+    blocking(move || store.claim(clock.now())).await
+}
+
+/// Builds the partition of the claimed jobs and ends them, one way or the other.
+async fn process(inner: &Arc<Inner>, jobs: Vec<JobRecord>) {
+    let Some(first) = jobs.first() else { return };
+    let key = first.partition.clone();
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id.clone()).collect();
+    tracing::info!(partition = %PartitionName(&key), jobs = ids.len(), attempt = first.attempt, "building");
+    // A task of its own: a panic in it fails the jobs and not the worker.
+    let building = build_and_publish(Arc::clone(inner), jobs);
+    let outcome = inner.tasks.run(building).await.unwrap_or_else(|failure| Err(failure.into()));
+    match outcome {
+        Ok(rows) => {
+            inner.backoff.forget(&backoff_name(&key));
+            tracing::info!(partition = %PartitionName(&key), rows, "published");
+        }
+        // The records say "running"; the next start queues them again.
+        Err(WorkError::Task(TaskFailure::Aborted)) => return,
+        Err(error) => {
+            tracing::warn!(partition = %PartitionName(&key), %error, "failed to build a partition");
+            inner.backoff.note_failure(&backoff_name(&key), inner.parts.clock.now());
+            record_failure(inner, ids, cause_of(&error)).await;
+        }
+    }
+    inner.pulse();
+}
+
+/// Gives the number of rows published.
+async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>) -> Result<u64, WorkError> {
+    let Some(first) = jobs.first() else { return Err(WorkError::Gone) };
+    let started_at = inner.parts.clock.now();
+    let key = first.partition.clone();
+    let file = build(&inner, first).await?;
+    let rows = file.rows();
+    let is_forced = jobs.iter().any(|job| Details::parse(&job.details).is_none_or(|details| details.forced));
+    let publish = Publish {
+        key,
+        file,
+        // Staleness goes by age alone: `refresh_key.sql` is not evaluated yet.
+        refresh_key: String::new(),
+        build_ms: u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0),
+        jobs: jobs.into_iter().map(|job| job.id).collect(),
+        gate: if is_forced { Gate::Open } else { Gate::RefuseEmpty },
+    };
+    let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+    blocking(move || store.publish(publish, clock.now())).await?;
+    Ok(rows)
+}
+
+/// Builds the file of a job's partition by the model as it is now.
+async fn build(inner: &Inner, job: &JobRecord) -> Result<FinishedFile, WorkError> {
+    let rollups = (inner.parts.rollups)();
+    let details = Details::parse(&job.details).ok_or(WorkError::Gone)?;
+    let zone = details.zone().ok_or(WorkError::Gone)?;
+    let path = MemberPath::parse(&details.preagg).ok();
+    let preagg = path.and_then(|path| rollups.model().find_preagg(&path)).ok_or(WorkError::Gone)?;
+    let target = Target::new(&rollups, rollups.model().preagg(preagg), zone)?;
+    let bucket = job.partition.bucket;
+    let is_bucket_of_now = match (target.granularity, bucket) {
+        (None, None) => true,
+        (Some(granularity), Some(bucket)) => bucket_of(granularity, bucket.start) == bucket,
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    if target.table != job.partition.table || !is_bucket_of_now {
+        return Err(WorkError::Gone);
+    }
+    let source = find_source(&inner.parts, &target.data_source)?;
+    let statement = rollups.build_sql(preagg, zone, bucket)?;
+    let layout = Layout {
+        key: job.partition.clone(),
+        time_column: rollups.time_column(preagg),
+        bounded: !rollups.model().preagg(preagg).straddles(),
+        sort_by: build::sort_columns(rollups.model(), preagg),
+    };
+    let stream = source.stream(statement).await.map_err(BuildError::from)?;
+    Ok(build::write_partition(&inner.parts.store, stream, layout).await?)
+}
+
+/// Ends jobs as failed. A store that cannot even record that is asked again a few times; then the jobs
+/// stay "running" until the next start queues them again.
+async fn record_failure(inner: &Inner, ids: Vec<JobId>, cause: String) {
+    let ids: Arc<[JobId]> = ids.into();
+    let mut pause = LEAST_PAUSE;
+    for remaining in (0..RECORD_TRIES).rev() {
+        let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+        let (ids, cause) = (Arc::clone(&ids), cause.clone());
+        match blocking(move || store.fail(&ids, &cause, clock.now())).await {
+            Ok(()) => return,
+            Err(error) if remaining == 0 => tracing::error!(%error, "failed to record a failure"),
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+        pause *= 2;
+    }
+}
+
+/// What clients see of a failure. The store's own troubles name files of the server: those are for its log.
+fn cause_of(error: &WorkError) -> String {
+    let text = match error {
+        WorkError::Storage(fault) | WorkError::Build(BuildError::Storage(fault)) => match fault.kind() {
+            ErrorKind::Refused => fault.to_string(),
+            ErrorKind::Full => "no space left to store the partition".to_owned(),
+            ErrorKind::NotFound
+            | ErrorKind::Conflict
+            | ErrorKind::Transient
+            | ErrorKind::Corrupt
+            | ErrorKind::Locked
+            | ErrorKind::Bug => "the partition could not be stored; the server's log says why".to_owned(),
+        },
+        WorkError::Gone | WorkError::Query(_) | WorkError::Build(_) | WorkError::Task(_) => error.to_string(),
+    };
+    if text.trim().is_empty() { "the build failed without a reason".to_owned() } else { text }
+}
+
+/// What the scheduler's back-off calls a partition.
+pub(super) fn backoff_name(key: &PartitionKey) -> String {
+    PartitionName(key).to_string()
+}
+
+/// A partition in the log: its table and the start of its bucket.
+struct PartitionName<'a>(&'a PartitionKey);
+
+impl std::fmt::Display for PartitionName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.bucket {
+            Some(bucket) => write!(f, "{} {}", self.0.table, crate::time::format_local(bucket.start)),
+            None => write!(f, "{}", self.0.table),
+        }
+    }
+}
+
+/// Exponential back-off by name, for what the scheduler would else try at every tick.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    names: std::sync::Mutex<std::collections::HashMap<String, Pause>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until: i64,
+    length: i64,
+}
+
+impl Backoff {
+    const LEAST: Duration = Duration::from_secs(15);
+    const GREATEST: Duration = Duration::from_secs(600);
+
+    /// Whether there is no pause at `now`.
+    pub(super) fn is_ready(&self, name: &str, now: i64) -> bool {
+        self.lock().get(name).is_none_or(|pause| pause.until <= now)
+    }
+
+    /// Begins a pause, twice as long as the last one. A failure within a pause changes nothing: it is of
+    /// work that was started before.
+    pub(super) fn note_failure(&self, name: &str, now: i64) {
+        let mut names = self.lock();
+        // Bounds the map: what has not failed again for so long is forgotten.
+        names.retain(|_, pause| now < pause.until.saturating_add(micros(Self::GREATEST)));
+        let pause = names.entry(name.to_owned()).or_insert(Pause { until: now, length: 0 });
+        if pause.until <= now {
+            pause.length = (pause.length * 2).clamp(micros(Self::LEAST), micros(Self::GREATEST));
+            pause.until = now.saturating_add(pause.length);
+        }
+    }
+
+    /// Ends all pauses of a name.
+    pub(super) fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    /// A map is whole after every statement here, also in a thread that panicked.
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Pause>> {
+        self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    #[test]
+    fn pauses_double_up_to_ten_minutes_and_end_with_success() {
+        let backoff = Backoff::default();
+        let mut now = 0;
+        for length in [15, 30, 60, 120, 240, 480, 600, 600] {
+            assert!(backoff.is_ready("a", now));
+            backoff.note_failure("a", now);
+            // Failures of work that was under way do not count.
+            backoff.note_failure("a", now + SECOND);
+            assert!(!backoff.is_ready("a", now + length * SECOND - 1), "{length}");
+            now += length * SECOND;
+            assert!(backoff.is_ready("a", now) && backoff.is_ready("b", now));
+        }
+        backoff.note_failure("a", now);
+        backoff.forget("a");
+        assert!(backoff.is_ready("a", now));
+    }
+
+    #[test]
+    fn names_that_no_longer_fail_are_dropped() {
+        let backoff = Backoff::default();
+        backoff.note_failure("old", 0);
+        backoff.note_failure("new", 3_600 * SECOND);
+        assert_eq!(backoff.lock().len(), 1);
+    }
+
+    #[test]
+    fn causes_are_plain_text() {
+        assert_eq!(cause_of(&WorkError::Gone), "pre-aggregation is no longer in the data model");
+        let engine = BuildError::Engine(crate::engine::EngineError::Plan("table 'x' not found".to_owned()));
+        assert_eq!(cause_of(&WorkError::Build(engine)), "table 'x' not found");
+        let silent = BuildError::Engine(crate::engine::EngineError::Execution(" ".to_owned()));
+        assert_eq!(cause_of(&WorkError::Build(silent)), "the build failed without a reason");
+    }
+}

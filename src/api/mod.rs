@@ -1,0 +1,332 @@
+//! Speaks HTTP: the one room that knows routes, status codes and the JSON shapes of the wire.
+//!
+//! [`ROUTES`] is the whole surface: an endpoint exists only with a declared [`Access`]. Every request
+//! walks the same way ([`dispatch`]): id → route → token → scope → arguments → handler → answer.
+//! A request takes one model and one snapshot and keeps them.
+
+mod annotation;
+mod cors;
+mod error;
+mod extract;
+mod health;
+mod jobs;
+mod load;
+mod meta;
+mod rows;
+mod sql;
+mod wire;
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, Response};
+use axum::serve::ListenerExt as _;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use quarry_storage::Store;
+use serde_json::{Map, Value};
+use tokio::net::TcpListener;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+
+use self::error::ApiError;
+use crate::auth::jwt::Verifier;
+use crate::auth::scope::{Scope, Scopes};
+use crate::auth::{AuthError, SecurityContext, token_of};
+use crate::query::execute::QueryService;
+use crate::query::normalize::Limits;
+use crate::query::rollups::CurrentModel;
+use crate::refresh::Refresher;
+use crate::time::Clock;
+
+pub use self::wire::{parse_request, parse_zone};
+
+/// Answers shorter than this are not compressed, in bytes.
+const MIN_COMPRESSED_BYTES: u64 = 1024;
+
+/// What an endpoint asks of its callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Nothing: no token is looked at.
+    Public,
+    /// A valid token whose caller has the scope.
+    Scoped(Scope),
+}
+
+type Handler = for<'a> fn(&'a ApiParts, &'a Call) -> BoxFuture<'a, Result<Response<Body>, ApiError>>;
+
+/// An endpoint.
+struct Route {
+    methods: &'static [Method],
+    path: &'static str,
+    access: Access,
+    handle: Handler,
+}
+
+/// Every endpoint there is. `HEAD` is answered where `GET` is; `OPTIONS` everywhere (see [`cors`]).
+static ROUTES: &[Route] = &[
+    Route {
+        methods: &[Method::GET],
+        path: "/",
+        access: Access::Public,
+        handle: |parts, _| async { Ok(health::root(parts)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/livez",
+        access: Access::Public,
+        handle: |_, _| async { Ok(health::alive()) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/readyz",
+        access: Access::Public,
+        handle: |_, _| async { Ok(health::alive()) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/load",
+        access: Access::Scoped(Scope::Data),
+        handle: |parts, call| load::load(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/sql",
+        access: Access::Scoped(Scope::Sql),
+        handle: |parts, call| async { sql::sql(parts, call) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/cubejs-api/v1/meta",
+        access: Access::Scoped(Scope::Meta),
+        handle: |parts, call| async { Ok(meta::meta(parts, call)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-api/v1/pre-aggregations/jobs",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::jobs(parts, call).boxed(),
+    },
+];
+
+/// Settings of the surface.
+#[derive(Debug, Clone)]
+pub struct ApiOptions {
+    /// Development mode: tokens are not needed, hidden members and request ids are shown.
+    pub dev_mode: bool,
+    /// Longest body that is taken, in bytes.
+    pub max_request_bytes: usize,
+    /// How long a query may run.
+    pub query_timeout: Duration,
+    /// Prefix of table names shown to clients.
+    pub preagg_schema: String,
+    /// How long a stopping server waits for what it is doing.
+    pub patience: Duration,
+}
+
+/// What requests are answered with.
+pub struct ApiParts {
+    /// The model as it is now.
+    pub model: Arc<ArcSwap<CurrentModel>>,
+    /// The store, for snapshots.
+    pub store: Store,
+    /// Answers queries.
+    pub queries: QueryService,
+    /// Builds rollups.
+    pub refresher: Refresher,
+    /// The clock.
+    pub clock: Clock,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// The scopes of callers.
+    pub scopes: Scopes,
+    /// Defaults and bounds of queries.
+    pub limits: Limits,
+    /// Settings.
+    pub options: ApiOptions,
+}
+
+impl fmt::Debug for ApiParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiParts").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// A handle that requests share.
+#[derive(Clone)]
+pub struct ApiState(Arc<Shared>);
+
+struct Shared {
+    parts: ApiParts,
+    closing: AtomicBool,
+}
+
+impl ApiState {
+    /// Over its parts.
+    pub fn new(parts: ApiParts) -> Self {
+        Self(Arc::new(Shared { parts, closing: AtomicBool::new(false) }))
+    }
+}
+
+impl fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiState").field("options", &self.0.parts.options).finish_non_exhaustive()
+    }
+}
+
+/// A request that was let in.
+struct Call {
+    id: String,
+    /// The verified payload; none in development mode without a valid token, and on public endpoints.
+    #[expect(dead_code, reason = "read by access policies, which this version does not have")]
+    context: Option<SecurityContext>,
+    /// The URL's query on GET, the body's keys on POST.
+    arguments: Map<String, Value>,
+}
+
+/// The server cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP server failed: {0}")]
+pub struct ServeError(#[from] std::io::Error);
+
+/// Serves until `shutdown` ends, then finishes running requests and builds, as long as
+/// [`ApiOptions::patience`] lasts.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(
+    listener: TcpListener,
+    state: ApiState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let patience = state.0.parts.options.patience;
+    let (closing, closed) = tokio::sync::oneshot::channel::<()>();
+    let begin = {
+        let state = state.clone();
+        async move {
+            shutdown.await;
+            tracing::info!("shutting down");
+            state.0.closing.store(true, Ordering::SeqCst);
+            // The receiver lives as long as the server.
+            let _ = closing.send(());
+        }
+    };
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let server = axum::serve(listener, router(state.clone())).with_graceful_shutdown(begin);
+    let overdue = async {
+        // An error means that the server ended by itself; it is the other branch's then.
+        if closed.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(patience).await;
+    };
+    let result = tokio::select! {
+        result = server.into_future() => result,
+        () = overdue => {
+            tracing::warn!("some requests did not end in time");
+            Ok(())
+        }
+    };
+    state.0.parts.refresher.shut_down(patience).await;
+    Ok(result?)
+}
+
+/// The surface as a service.
+fn router(state: ApiState) -> axum::Router {
+    axum::Router::new()
+        .fallback(dispatch)
+        .with_state(state)
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES)))
+        .layer(axum::middleware::from_fn(cors::cors))
+}
+
+async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<Body> {
+    let started = Instant::now();
+    let parts = &state.0.parts;
+    let id = extract::request_id(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if state.0.closing.load(Ordering::SeqCst) {
+        return error::shutting_down(parts.options.patience);
+    }
+    let wanted = if method == Method::HEAD { &Method::GET } else { &method };
+    let Some(route) = ROUTES.iter().find(|route| route.path == path && route.methods.contains(wanted)) else {
+        return error::unknown_route(method.as_str(), &path);
+    };
+    // A panic is a mistake of ours: this request fails, the others go on.
+    let answered = AssertUnwindSafe(answer(parts, route, id.clone(), request)).catch_unwind().await;
+    let result = answered.unwrap_or_else(|panic| Err(ApiError::Internal(panic_text(&*panic))));
+    let response = result.unwrap_or_else(|error| error.into_response(&id, parts.options.dev_mode));
+    let elapsed = started.elapsed();
+    tracing::debug!(request_id = id, %method, path, status = response.status().as_u16(), ?elapsed, "answered");
+    response
+}
+
+async fn answer(parts: &ApiParts, route: &Route, id: String, request: Request) -> Result<Response<Body>, ApiError> {
+    let (head, body) = request.into_parts();
+    let context = match route.access {
+        Access::Public => None,
+        Access::Scoped(scope) => {
+            let context = authenticate(parts, &head.headers)?;
+            parts.scopes.check(scope)?;
+            context
+        }
+    };
+    let max_bytes = parts.options.max_request_bytes;
+    let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, max_bytes).await?;
+    let call = Call { id, context, arguments };
+    (route.handle)(parts, &call).await
+}
+
+/// In development mode a missing or bad token is no obstacle, and gives no context.
+fn authenticate(parts: &ApiParts, headers: &axum::http::HeaderMap) -> Result<Option<SecurityContext>, AuthError> {
+    let header = |name| extract::header_text(headers, name);
+    let token = token_of(header("x-cube-authorization"), header("authorization")).ok_or(AuthError::Missing);
+    match token.and_then(|token| parts.verifier.verify(token)) {
+        Ok(context) => Ok(Some(context)),
+        Err(_) if parts.options.dev_mode => Ok(None),
+        Err(error) => {
+            if let AuthError::Invalid { cause } = &error {
+                tracing::info!(cause, "token refused");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_but_the_probes_needs_a_scope() {
+        let public: Vec<&str> =
+            ROUTES.iter().filter(|route| route.access == Access::Public).map(|route| route.path).collect();
+        assert_eq!(public, ["/", "/livez", "/readyz"]);
+    }
+
+    #[test]
+    fn routes_are_distinct() {
+        for (i, a) in ROUTES.iter().enumerate() {
+            for b in &ROUTES[i + 1..] {
+                assert!(a.path != b.path, "{} stands twice", a.path);
+            }
+        }
+    }
+}

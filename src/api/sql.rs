@@ -1,0 +1,154 @@
+//! `/v1/sql`: shows the statement that a query would run (`http-api.md` §7.1, format `rest`).
+
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::error::{ApiError, json_response};
+use super::load::{check_query_type, logical_table};
+use super::{ApiParts, Call, extract, wire};
+use crate::model::{MemberId, Model};
+use crate::query::execute::SqlPreview;
+use crate::query::normalize::{Normalized, normalize};
+use crate::query::request::Request;
+use crate::query::{OutputColumn, Query};
+
+/// Plans, and runs nothing.
+pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+    if call.arguments.get("format").and_then(Value::as_str) == Some("sql") {
+        return Err(ApiError::Invalid("format=sql is not supported by this version".to_owned()));
+    }
+    let query = extract::query_argument(&call.arguments)?;
+    check_query_type(&query, true)?;
+    let request = wire::parse_request(&query)?;
+    let current = parts.model.load_full();
+    let snapshot = parts.store.snapshot();
+    let model = current.rollups.model();
+    let Normalized { query, echo } = normalize(&request, model, &parts.limits, parts.clock.now())?;
+    let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
+    let body = describe(model, &query, &echo, &preview, &parts.options.preagg_schema);
+    Ok(json_response(StatusCode::OK, body.to_string()))
+}
+
+fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, schema: &str) -> Value {
+    let rollups: Vec<Value> = preview
+        .used
+        .iter()
+        .map(|used| {
+            json!({
+                "preAggregationId": used.id,
+                "tableName": logical_table(schema, &used.id),
+                "targetTableName": used.table.as_str(),
+                "type": "rollup",
+                "timezone": query.timezone.name(),
+                "preAggregationsSchema": schema,
+                "dataSource": preview.data_source,
+            })
+        })
+        .collect();
+    let members: Map<String, Value> =
+        preview.aliases.iter().map(|(alias, member)| (alias.clone(), json!(member))).collect();
+    let names = member_names(model, query);
+    let mut sql = json!({
+        "external": preview.used.iter().any(|used| used.external),
+        "sql": [preview.text, preview.params],
+        "lambdaQueries": {},
+        "order": order(model, query, echo),
+        "cacheKeyQueries": [],
+        "preAggregations": rollups,
+        "dataSource": preview.data_source,
+        "aliasNameToMember": members,
+        "memberNames": names,
+    });
+    let first_time = query.columns().into_iter().find_map(|column| match column {
+        OutputColumn::Time(id, granularity) => Some((model.path_of(MemberId::Dimension(id)), granularity)),
+        _ => None,
+    });
+    if let Some((path, granularity)) = first_time {
+        let wanted = format!("{path}.{granularity}");
+        if let Some((alias, _)) = preview.aliases.iter().find(|(_, member)| *member == wanted) {
+            sql["timeDimensionAlias"] = json!(alias);
+        }
+        sql["timeDimensionField"] = json!(path);
+    }
+    json!({"sql": sql, "dataSource": preview.data_source})
+}
+
+/// The selected members: measures, dimensions, time dimensions by their bare names.
+fn member_names(model: &Model, query: &Query) -> Vec<String> {
+    let columns = query.columns();
+    let (measures, groups): (Vec<_>, Vec<_>) =
+        columns.into_iter().partition(|column| matches!(column, OutputColumn::Measure(_)));
+    let name = |column: OutputColumn| match column {
+        OutputColumn::Dimension(id) | OutputColumn::Time(id, _) => model.path_of(MemberId::Dimension(id)),
+        OutputColumn::Segment(id) => model.path_of(MemberId::Segment(id)),
+        OutputColumn::Measure(id) => model.path_of(MemberId::Measure(id)),
+    };
+    measures.into_iter().chain(groups).map(name).collect()
+}
+
+/// Member → direction; the default order names a time dimension by its bare name.
+fn order(model: &Model, query: &Query, echo: &Request) -> Value {
+    let direction = |descending: bool| json!(if descending { "desc" } else { "asc" });
+    let mut order = Map::new();
+    match &echo.order {
+        Some(keys) => {
+            for key in keys {
+                order.entry(key.member.clone()).or_insert_with(|| direction(key.descending));
+            }
+        }
+        None => {
+            let columns = query.columns();
+            for key in &query.order {
+                let member = match columns[key.column] {
+                    OutputColumn::Dimension(id) | OutputColumn::Time(id, _) => MemberId::Dimension(id),
+                    OutputColumn::Segment(id) => MemberId::Segment(id),
+                    OutputColumn::Measure(id) => MemberId::Measure(id),
+                };
+                order.insert(model.path_of(member), direction(key.descending));
+            }
+        }
+    }
+    Value::Object(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::normalize::Limits;
+    use crate::query::sample;
+    use crate::time::Zone;
+
+    fn run(query: &Value) -> Value {
+        let model = sample::model();
+        let request = wire::parse_request(query).expect("a valid query");
+        let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
+        let Normalized { query, echo } = normalize(&request, &model, &limits, 0).expect("a valid query");
+        let preview = SqlPreview {
+            text: "SELECT 1".to_owned(),
+            params: vec!["x".to_owned()],
+            used: Vec::new(),
+            data_source: "default".to_owned(),
+            aliases: vec![("orders__created_at_day".to_owned(), "orders.created_at.day".to_owned())],
+        };
+        describe(&model, &query, &echo, &preview, "prod")
+    }
+
+    #[test]
+    fn the_default_order_names_time_dimensions_bare() {
+        let times = json!([{"dimension": "orders.created_at", "granularity": "day"}]);
+        let body = run(&json!({"measures": ["orders.count"], "timeDimensions": times}));
+        assert_eq!(body["sql"]["order"], json!({"orders.created_at": "asc"}));
+        assert_eq!(body["sql"]["timeDimensionAlias"], json!("orders__created_at_day"));
+        assert_eq!(body["sql"]["timeDimensionField"], json!("orders.created_at"));
+        assert_eq!(body["sql"]["sql"], json!(["SELECT 1", ["x"]]));
+        assert_eq!(body["dataSource"], json!("default"));
+    }
+
+    #[test]
+    fn a_given_order_is_shown_as_given() {
+        let body = run(&json!({"measures": ["orders.count"], "order": [["orders.count", "asc"]]}));
+        assert_eq!(body["sql"]["order"], json!({"orders.count": "asc"}));
+        assert!(body["sql"].get("timeDimensionField").is_none());
+    }
+}

@@ -1,0 +1,224 @@
+//! Composition root: builds each part once, in floor order, by plain constructors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use quarry_storage::{ErrorKind, StorageError, Store, StoreOptions};
+
+use crate::api::{ApiOptions, ApiParts, ApiState};
+use crate::auth::jwt::{UnsupportedAlgorithm, Verifier};
+use crate::auth::scope::Scopes;
+use crate::config::Config;
+use crate::engine::resident::Resident;
+use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::model::Diagnostic;
+use crate::model::compile::compile_project;
+use crate::query::execute::{QueryService, Schemas};
+use crate::query::normalize::Limits;
+use crate::query::rollups::{CurrentModel, Rollups};
+use crate::refresh::{RefreshOptions, RefreshParts, Refresher};
+use crate::sources::Source;
+use crate::tasks::Tasks;
+use crate::time::Clock;
+
+/// How long a replaced partition file stays, so that a mistake can be looked into.
+const GC_GRACE: Duration = Duration::from_secs(60);
+/// The part of the memory that decoded partitions may fill: one in so many.
+const RESIDENT_SHARE: u64 = 4;
+/// How often the scheduler compares what is with what should be.
+const SCHEDULER_TICK: Duration = Duration::from_secs(30);
+/// How often development mode looks for changed model files.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything that runs, without the HTTP server.
+pub struct App {
+    config: Config,
+    store: Store,
+    model: Arc<ArcSwap<CurrentModel>>,
+    queries: QueryService,
+    refresher: Refresher,
+    clock: Clock,
+    tasks: Tasks,
+}
+
+/// Why the application does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The model has faults.
+    #[error("the data model has faults:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Model(Vec<Diagnostic>),
+    /// The engine does not start.
+    #[error("the query engine does not start: {0}")]
+    Engine(#[from] EngineError),
+    /// The store does not open.
+    #[error("the store does not open: {0}")]
+    Storage(#[from] StorageError),
+}
+
+impl StartError {
+    /// Whether another process holds the store.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.kind() == ErrorKind::Locked)
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Compiles the model, opens the store, starts the workers. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::System;
+        let current = load_model(&config).map_err(StartError::Model)?;
+        for warning in &current.diagnostics {
+            tracing::warn!("{warning}");
+        }
+        let engine = Engine::new(EngineOptions { memory_bytes: config.memory_bytes, cores: config.cores })?;
+        let files = Source::files(config.project.clone(), engine.clone());
+        let data_sources = current.rollups.model().cubes().iter().map(|cube| cube.data_source.clone());
+        let names: std::collections::BTreeSet<String> = data_sources.chain(["default".to_owned()]).collect();
+        let sources: Arc<BTreeMap<_, _>> = Arc::new(names.into_iter().map(|name| (name, files.clone())).collect());
+        let store = Store::open(StoreOptions { dir: config.store_dir.clone(), gc_grace: GC_GRACE })?;
+        let model = Arc::new(ArcSwap::from_pointee(current));
+        let queries = QueryService {
+            engine,
+            sources: Arc::clone(&sources),
+            rollup_only: config.rollup_only,
+            schemas: Schemas::default(),
+            resident: Resident::new(config.memory_bytes as u64 / RESIDENT_SHARE),
+        };
+        let current_rollups = Arc::clone(&model);
+        let parts = RefreshParts {
+            store: store.clone(),
+            sources: Arc::clone(&sources),
+            rollups: Arc::new(move || Arc::clone(&current_rollups.load().rollups)),
+            clock,
+        };
+        let options = RefreshOptions {
+            workers: config.refresh_workers,
+            scheduler: config.refresh_worker,
+            tick: SCHEDULER_TICK,
+            zones: config.refresh_zones.clone(),
+            max_partitions: config.max_partitions,
+        };
+        let refresher = Refresher::start(parts, options);
+        let app = Self { config, store, model, queries, refresher, clock, tasks: Tasks::new() };
+        if app.config.dev_mode {
+            app.spawn_reload();
+        }
+        Ok(app)
+    }
+
+    /// What the API needs.
+    ///
+    /// # Errors
+    /// A token algorithm of the settings is not known.
+    pub fn api(&self) -> Result<ApiState, UnsupportedAlgorithm> {
+        let config = &self.config;
+        Ok(ApiState::new(ApiParts {
+            model: Arc::clone(&self.model),
+            store: self.store.clone(),
+            queries: self.queries.clone(),
+            refresher: self.refresher.clone(),
+            clock: self.clock,
+            verifier: Verifier::new(&config.secrets, &config.jwt)?,
+            scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),
+            limits: Limits {
+                default_rows: config.default_rows.min(config.max_rows),
+                max_rows: config.max_rows,
+                timezone: config.timezone,
+                allow_hidden: config.dev_mode,
+            },
+            options: ApiOptions {
+                dev_mode: config.dev_mode,
+                max_request_bytes: config.max_request_bytes,
+                query_timeout: config.query_timeout,
+                preagg_schema: config.preagg_schema.clone(),
+                patience: config.patience,
+            },
+        }))
+    }
+
+    /// The rollups of the current model.
+    pub fn rollups(&self) -> Arc<Rollups> {
+        Arc::clone(&self.model.load().rollups)
+    }
+
+    /// The builder of rollups.
+    pub fn refresher(&self) -> &Refresher {
+        &self.refresher
+    }
+
+    /// Stops in order: no new builds, running ones get `patience`, then the store closes.
+    pub async fn stop(self, patience: Duration) {
+        self.refresher.shut_down(patience).await;
+        self.tasks.drain(Duration::from_secs(1)).await;
+    }
+
+    /// Development mode: a changed model is taken over when it is whole; a faulty one is told of and the old
+    /// one keeps serving.
+    fn spawn_reload(&self) {
+        let (config, model, stop) = (self.config.clone(), Arc::clone(&self.model), self.tasks.stop_signal());
+        self.tasks.spawn("model reload", move || {
+            let (config, model, stop) = (config.clone(), Arc::clone(&model), stop.clone());
+            async move {
+                let mut seen = stamp(&config.model_dir);
+                while stop.run_until_cancelled(tokio::time::sleep(RELOAD_INTERVAL)).await.is_some() {
+                    let now = stamp(&config.model_dir);
+                    if now != seen {
+                        seen = now;
+                        reload(&config, &model);
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn load_model(config: &Config) -> Result<CurrentModel, Vec<Diagnostic>> {
+    let compiled = compile_project(&config.project, &config.model_dir)?;
+    Ok(CurrentModel { rollups: Arc::new(Rollups::new(Arc::new(compiled.model))), diagnostics: compiled.warnings })
+}
+
+fn reload(config: &Config, model: &ArcSwap<CurrentModel>) {
+    match load_model(config) {
+        Ok(current) => {
+            tracing::info!("the data model was loaded anew");
+            model.store(Arc::new(current));
+        }
+        Err(faults) => {
+            for fault in &faults {
+                tracing::error!("{fault}");
+            }
+            tracing::error!("the changed data model has faults; the one before keeps serving");
+            let kept = model.load();
+            model.store(Arc::new(CurrentModel { rollups: Arc::clone(&kept.rollups), diagnostics: faults }));
+        }
+    }
+}
+
+/// What the model files look like from outside; differs when one was written.
+fn stamp(dir: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Ok(metadata) => found.push((entry.path(), metadata.len(), metadata.modified().ok())),
+                Err(_) => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,568 @@
+//! `.env`, environment and flags → validated [`Config`]; reports every fault at once.
+//!
+//! Names are Cube's with Cube's meaning (`http-api.md` §13), own ones begin with `QUARRY_`. A Cube name
+//! that has no effect here is warned about, never ignored in silence.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::auth::jwt::JwtOptions;
+use crate::time::Zone;
+
+/// The settings, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The project folder.
+    pub project: PathBuf,
+    /// Folder of the model files (`CUBEJS_SCHEMA_PATH`, `model`, or `schema`).
+    pub model_dir: PathBuf,
+    /// Folder of the store (`QUARRY_DATA_DIR`, `.quarry`).
+    pub store_dir: PathBuf,
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on (`PORT`, 4000); 0 takes a free one.
+    pub port: u16,
+    /// Development mode (`CUBEJS_DEV_MODE`).
+    pub dev_mode: bool,
+    /// Secrets that verify tokens, in order (`CUBEJS_JWT_KEY`, `CUBEJS_API_SECRETS`, `CUBEJS_API_SECRET`).
+    pub secrets: Vec<String>,
+    /// What tokens must have besides (`CUBEJS_JWT_ALGS`, `_ISSUER`, `_AUDIENCE`, `_SUBJECT`).
+    pub jwt: JwtOptions,
+    /// `CUBEJS_DEFAULT_API_SCOPES`, or all but `jobs`.
+    pub default_scopes: Vec<String>,
+    /// `CUBEJS_DB_QUERY_DEFAULT_LIMIT`.
+    pub default_rows: u64,
+    /// `CUBEJS_DB_QUERY_LIMIT`.
+    pub max_rows: u64,
+    /// `CUBEJS_DEFAULT_TIMEZONE`.
+    pub timezone: Zone,
+    /// `CUBEJS_MAX_REQUEST_SIZE`, in bytes.
+    pub max_request_bytes: usize,
+    /// `CUBEJS_DB_QUERY_TIMEOUT`.
+    pub query_timeout: Duration,
+    /// `CUBEJS_ROLLUP_ONLY`.
+    pub rollup_only: bool,
+    /// `CUBEJS_REFRESH_WORKER`; in development mode on by default.
+    pub refresh_worker: bool,
+    /// `CUBEJS_SCHEDULED_REFRESH_TIMEZONES`, or UTC.
+    pub refresh_zones: Vec<Zone>,
+    /// `CUBEJS_REFRESH_WORKER_CONCURRENCY`, or the number of cores.
+    pub refresh_workers: usize,
+    /// `CUBEJS_MAX_PARTITIONS_PER_CUBE`.
+    pub max_partitions: usize,
+    /// `CUBEJS_PRE_AGGREGATIONS_SCHEMA`: prefix of table names shown to clients.
+    pub preagg_schema: String,
+    /// `CUBEJS_GRACEFUL_SHUTDOWN`: how long a stopping server waits for what it is doing.
+    pub patience: Duration,
+    /// `QUARRY_MEMORY`: bytes that running queries may hold.
+    pub memory_bytes: usize,
+    /// `QUARRY_CORES`: threads for queries and builds.
+    pub cores: usize,
+    /// `CUBEJS_LOG_LEVEL` or `RUST_LOG`: a filter of `tracing`.
+    pub log_filter: String,
+    /// Settings without effect here, as lines for the log.
+    pub warnings: Vec<String>,
+}
+
+/// What flags say; absent ones leave the environment's say.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--host`.
+    pub host: Option<IpAddr>,
+    /// `--port`.
+    pub port: Option<u16>,
+    /// `quarry dev`.
+    pub dev_mode: Option<bool>,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the settings have {} fault(s):\n{}", .0.len(), .0.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+/// Cube's settings that are known and have no effect in this version.
+const WITHOUT_EFFECT: &[&str] = &[
+    "CUBEJS_ALLOW_UNGROUPED_WITHOUT_PRIMARY_KEY",
+    "CUBEJS_APP",
+    "CUBEJS_CACHE_AND_QUEUE_DRIVER",
+    "CUBEJS_CONCURRENCY",
+    "CUBEJS_CUBESTORE_HOST",
+    "CUBEJS_CUBESTORE_PORT",
+    "CUBEJS_DATASOURCES",
+    "CUBEJS_DB_HOST",
+    "CUBEJS_DB_NAME",
+    "CUBEJS_DB_PASS",
+    "CUBEJS_DB_PORT",
+    "CUBEJS_DB_USER",
+    "CUBEJS_DROP_PRE_AGG_WITHOUT_TOUCH",
+    "CUBEJS_EXTERNAL_DEFAULT",
+    "CUBEJS_JWK_URL",
+    "CUBEJS_JWT_CLAIMS_NAMESPACE",
+    "CUBEJS_LOG_REDACTION",
+    "CUBEJS_NESTED_FOLDERS_DELIMITER",
+    "CUBEJS_PG_SQL_PORT",
+    "CUBEJS_PLAYGROUND_AUTH_SECRET",
+    "CUBEJS_PRE_AGGREGATIONS_ALLOW_NON_STRICT_DATE_RANGE_MATCH",
+    "CUBEJS_PRE_AGGREGATIONS_BUILDER",
+    "CUBEJS_REFRESH_KEY_LOCAL_TIME",
+    "CUBEJS_SCHEDULED_REFRESH_BATCH_SIZE",
+    "CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID",
+    "CUBEJS_SERVER_HEADERS_TIMEOUT",
+    "CUBEJS_SERVER_KEEP_ALIVE_TIMEOUT",
+    "CUBEJS_SQL_PASSWORD",
+    "CUBEJS_SQL_USER",
+    "CUBEJS_TESSERACT_SQL_PLANNER",
+    "CUBEJS_TOUCH_PRE_AGG_TIMEOUT",
+    "CUBEJS_WEB_SOCKETS",
+];
+
+/// Of these, the ones whose loss would let in who should stay out: not warned about but refused.
+const UNSAFE_TO_IGNORE: &[&str] = &["CUBEJS_JWK_URL"];
+
+/// Hooks without which callers would see more than they should.
+const GUARDING_HOOKS: &[&str] = &[
+    "checkAuth",
+    "check_auth",
+    "contextToGroups",
+    "context_to_groups",
+    "contextToRoles",
+    "context_to_roles",
+    "extendContext",
+    "extend_context",
+    "queryRewrite",
+    "query_rewrite",
+    "queryTransformer",
+];
+
+/// Further hooks and options of `cube.js`, to be named when they are there.
+const OTHER_HOOKS: &[&str] = &[
+    "basePath",
+    "contextToApiScopes",
+    "context_to_api_scopes",
+    "contextToAppId",
+    "contextToOrchestratorId",
+    "dbType",
+    "driverFactory",
+    "http",
+    "jwt",
+    "logger",
+    "orchestratorOptions",
+    "preAggregationsSchema",
+    "repositoryFactory",
+    "scheduledRefreshContexts",
+    "scheduledRefreshTimeZones",
+    "scheduledRefreshTimer",
+    "schemaPath",
+    "schemaVersion",
+    "telemetry",
+    "webSockets",
+];
+
+impl Config {
+    /// Reads `project/.env`, then this process's environment over it, then the flags over both.
+    ///
+    /// # Errors
+    /// All faults.
+    pub fn load(project: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        let mut faults = Vec::new();
+        let file = project.join(".env");
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let (found, unread) = read_env_file(&text);
+                values.extend(found);
+                faults.extend(unread.into_iter().map(|fault| format!("{}:{fault}", file.display())));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => faults.push(format!("{}: {error}", file.display())),
+        }
+        values.extend(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
+        if !project.is_dir() {
+            faults.push(format!("the project folder {} does not exist", project.display()));
+        }
+        Self::from_values(project, values, overrides, faults)
+    }
+
+    /// The settings from names and values; pure, for tests.
+    ///
+    /// # Errors
+    /// All faults, after those given.
+    pub fn from_values(
+        project: &Path,
+        values: BTreeMap<String, String>,
+        overrides: &Overrides,
+        faults: Vec<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut read = Reader { values, faults };
+        let dev_mode = overrides.dev_mode.unwrap_or(read.boolean("CUBEJS_DEV_MODE", false));
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let cores = read.number("QUARRY_CORES", cores, 1..=1024);
+        let project = project.to_path_buf();
+        let config = Self {
+            model_dir: model_dir(&project, read.text("CUBEJS_SCHEMA_PATH")),
+            store_dir: project.join(read.text("QUARRY_DATA_DIR").unwrap_or(".quarry".to_owned())),
+            host: overrides.host.unwrap_or_else(|| read.host(dev_mode)),
+            port: overrides.port.unwrap_or(read.number("PORT", 4000_u16, 0..=u16::MAX)),
+            dev_mode,
+            secrets: read.secrets(),
+            jwt: JwtOptions {
+                algorithms: read.list("CUBEJS_JWT_ALGS").unwrap_or_default(),
+                issuers: read.list("CUBEJS_JWT_ISSUER").unwrap_or_default(),
+                audience: read.text("CUBEJS_JWT_AUDIENCE"),
+                subject: read.text("CUBEJS_JWT_SUBJECT"),
+            },
+            default_scopes: read.list("CUBEJS_DEFAULT_API_SCOPES").unwrap_or_else(default_scopes),
+            default_rows: read.number("CUBEJS_DB_QUERY_DEFAULT_LIMIT", 10_000, 1..=u64::from(u32::MAX)),
+            max_rows: read.number("CUBEJS_DB_QUERY_LIMIT", 50_000, 1..=u64::from(u32::MAX)),
+            timezone: read.zone("CUBEJS_DEFAULT_TIMEZONE"),
+            max_request_bytes: read.bytes("CUBEJS_MAX_REQUEST_SIZE", 50 << 20, (100 << 10)..=(64 << 20)),
+            query_timeout: read.duration("CUBEJS_DB_QUERY_TIMEOUT", Duration::from_secs(600)),
+            rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
+            refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", dev_mode),
+            refresh_zones: read.zones("CUBEJS_SCHEDULED_REFRESH_TIMEZONES"),
+            refresh_workers: read.number("CUBEJS_REFRESH_WORKER_CONCURRENCY", cores, 1..=1024),
+            max_partitions: read.number("CUBEJS_MAX_PARTITIONS_PER_CUBE", 10_000, 1..=1_000_000),
+            preagg_schema: read.text("CUBEJS_PRE_AGGREGATIONS_SCHEMA").unwrap_or_else(|| {
+                let stage = if dev_mode { "dev" } else { "prod" };
+                format!("{stage}_pre_aggregations")
+            }),
+            memory_bytes: read.bytes("QUARRY_MEMORY", 2 << 30, (64 << 20)..=usize::MAX),
+            patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
+            cores,
+            log_filter: read.log_filter(),
+            warnings: read.warnings(&project),
+            project,
+        };
+        read.check_safe(&config);
+        if read.faults.is_empty() { Ok(config) } else { Err(ConfigError(read.faults)) }
+    }
+}
+
+/// The names and values of a `.env` file, and what of it cannot be read. Where a line is not to the
+/// library's strict taste (a value with blanks and without quotes), it is read as Node's dotenv does:
+/// everything after the sign, up to a ` #`.
+fn read_env_file(text: &str) -> (Vec<(String, String)>, Vec<String>) {
+    if let Ok(found) = dotenvy::from_read_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
+        return (found, Vec::new());
+    }
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Ok(strict) = dotenvy::from_read_iter(line.as_bytes()).collect::<Result<Vec<_>, _>>() {
+            found.extend(strict);
+            continue;
+        }
+        match line.strip_prefix("export ").unwrap_or(line).split_once('=') {
+            Some((name, value)) if crate::names::is_identifier(name.trim()) => {
+                let value = value.split(" #").next().unwrap_or_default().trim();
+                found.push((name.trim().to_owned(), value.to_owned()));
+            }
+            _ => faults.push(format!("{number}: '{line}' is not of the form NAME=VALUE")),
+        }
+    }
+    (found, faults)
+}
+
+fn default_scopes() -> Vec<String> {
+    ["meta", "data", "graphql", "sql"].map(str::to_owned).to_vec()
+}
+
+/// `CUBEJS_SCHEMA_PATH`, else `model`, else an old project's `schema`.
+fn model_dir(project: &Path, named: Option<String>) -> PathBuf {
+    match named {
+        Some(name) => project.join(name),
+        None if !project.join("model").is_dir() && project.join("schema").is_dir() => project.join("schema"),
+        None => project.join("model"),
+    }
+}
+
+/// Reads values and collects faults.
+struct Reader {
+    values: BTreeMap<String, String>,
+    faults: Vec<String>,
+}
+
+impl Reader {
+    /// A value that is set and not blank.
+    fn text(&self, name: &str) -> Option<String> {
+        self.values.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn list(&self, name: &str) -> Option<Vec<String>> {
+        let text = self.text(name)?;
+        Some(text.split(',').map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty()).collect())
+    }
+
+    fn fault(&mut self, name: &str, value: &str, expected: &str) {
+        self.faults.push(format!("{name} is '{value}', but {expected} is expected"));
+    }
+
+    fn boolean(&mut self, name: &str, default: bool) -> bool {
+        match self.text(name).as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None => default,
+            Some("true" | "1" | "yes") => true,
+            Some("false" | "0" | "no") => false,
+            Some(other) => {
+                self.fault(name, other, "true or false");
+                default
+            }
+        }
+    }
+
+    fn number<T>(&mut self, name: &str, default: T, allowed: std::ops::RangeInclusive<T>) -> T
+    where
+        T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
+    {
+        let Some(text) = self.text(name) else { return default };
+        match text.parse::<T>() {
+            Ok(number) if allowed.contains(&number) => number,
+            _ => {
+                let expected = format!("a number from {} to {}", allowed.start(), allowed.end());
+                self.fault(name, &text, &expected);
+                default
+            }
+        }
+    }
+
+    /// `50mb`, `512k`, `2gib` or plain bytes.
+    fn bytes(&mut self, name: &str, default: usize, allowed: std::ops::RangeInclusive<usize>) -> usize {
+        let Some(text) = self.text(name) else { return default };
+        match parse_bytes(&text) {
+            Some(bytes) if allowed.contains(&bytes) => bytes,
+            _ => {
+                self.fault(name, &text, "a size such as 512kb, 50mb or 2gb within the allowed range");
+                default
+            }
+        }
+    }
+
+    /// Seconds, or `10s`, `5m`, `1h`.
+    fn duration(&mut self, name: &str, default: Duration) -> Duration {
+        let Some(text) = self.text(name) else { return default };
+        parse_duration(&text).unwrap_or_else(|| {
+            self.fault(name, &text, "seconds, or a duration such as 10s, 5m or 1h");
+            default
+        })
+    }
+
+    fn zone(&mut self, name: &str) -> Zone {
+        let Some(text) = self.text(name) else { return Zone::UTC };
+        Zone::from_str_insensitive(&text).unwrap_or_else(|_| {
+            self.fault(name, &text, "an IANA time zone such as Europe/Berlin");
+            Zone::UTC
+        })
+    }
+
+    fn zones(&mut self, name: &str) -> Vec<Zone> {
+        let Some(names) = self.list(name) else { return vec![Zone::UTC] };
+        let mut zones = Vec::new();
+        for text in names {
+            match Zone::from_str_insensitive(&text) {
+                Ok(zone) if !zones.contains(&zone) => zones.push(zone),
+                Ok(_) => {}
+                Err(_) => self.fault(name, &text, "a list of IANA time zones such as UTC,Europe/Berlin"),
+            }
+        }
+        zones
+    }
+
+    /// `quarry dev` is for one person at one machine.
+    fn host(&mut self, dev_mode: bool) -> IpAddr {
+        let default = if dev_mode { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+        let Some(text) = self.text("QUARRY_HOST") else { return default.into() };
+        text.parse().unwrap_or_else(|_| {
+            self.fault("QUARRY_HOST", &text, "an IP address");
+            default.into()
+        })
+    }
+
+    /// The first of these that is set (`http-api.md` §2.2).
+    fn secrets(&self) -> Vec<String> {
+        if let Some(key) = self.text("CUBEJS_JWT_KEY") {
+            return vec![key];
+        }
+        let mut several = self.list("CUBEJS_API_SECRETS").unwrap_or_default();
+        let mut seen = std::collections::BTreeSet::new();
+        several.retain(|secret| seen.insert(secret.clone()));
+        if several.is_empty() { self.text("CUBEJS_API_SECRET").into_iter().collect() } else { several }
+    }
+
+    fn log_filter(&mut self) -> String {
+        if let Some(filter) = self.text("RUST_LOG") {
+            return filter;
+        }
+        match self.text("CUBEJS_LOG_LEVEL").as_deref() {
+            None => "info".to_owned(),
+            Some(level @ ("error" | "warn" | "info" | "debug" | "trace")) => level.to_owned(),
+            Some(other) => {
+                let other = other.to_owned();
+                self.fault("CUBEJS_LOG_LEVEL", &other, "error, warn, info, debug or trace");
+                "info".to_owned()
+            }
+        }
+    }
+
+    fn warnings(&mut self, project: &Path) -> Vec<String> {
+        let mut warnings: Vec<String> = WITHOUT_EFFECT
+            .iter()
+            .filter(|name| !UNSAFE_TO_IGNORE.contains(name) && self.text(name).is_some())
+            .map(|name| format!("{name} has no effect in this version of Quarry"))
+            .collect();
+        if let Some(kind) = self.text("CUBEJS_DB_TYPE") {
+            warnings.push(format!(
+                "CUBEJS_DB_TYPE is '{kind}', but this version of Quarry reads the files under data/ only"
+            ));
+        }
+        warnings.extend(self.look_at_hooks(project));
+        warnings
+    }
+
+    /// `cube.js` is not run by this version: its hooks are named, and those that guard data stop the start.
+    fn look_at_hooks(&mut self, project: &Path) -> Option<String> {
+        let file =
+            ["cube.js", "cube.ts", "cube.py"].map(|name| project.join(name)).into_iter().find(|file| file.is_file())?;
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let named = |names: &[&'static str]| -> Vec<&'static str> {
+            let mentioned =
+                |name: &&&str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == **name);
+            names.iter().filter(mentioned).copied().collect()
+        };
+        let guards = named(GUARDING_HOOKS);
+        if !guards.is_empty() {
+            self.faults.push(format!(
+                "{} restricts who sees what by {}, and this version of Quarry does not run hooks: remove them to serve without",
+                file.display(),
+                guards.join(", ")
+            ));
+        }
+        let others = named(OTHER_HOOKS);
+        let list = if others.is_empty() { String::new() } else { format!(": {} have no effect", others.join(", ")) };
+        Some(format!("{} is not run by this version of Quarry{list}", file.display()))
+    }
+
+    /// Refuses to start where that would let everybody in.
+    fn check_safe(&mut self, config: &Config) {
+        for name in UNSAFE_TO_IGNORE {
+            if self.text(name).is_some() {
+                self.faults.push(format!(
+                    "{name} restricts who may ask, and this version of Quarry cannot enforce it: remove it"
+                ));
+            }
+        }
+        if !config.dev_mode && config.secrets.is_empty() {
+            let secret = uuid::Uuid::new_v4().simple();
+            let (file, more) = (config.project.join(".env"), uuid::Uuid::new_v4().simple());
+            self.faults.push(format!(
+                "CUBEJS_API_SECRET is not set, so nobody could be told from anybody: add a line such as\n    \
+                 CUBEJS_API_SECRET={secret}{more}\n  to {}, or use `quarry dev` on your own machine",
+                file.display()
+            ));
+        }
+        if config.default_rows > config.max_rows && self.text("CUBEJS_DB_QUERY_DEFAULT_LIMIT").is_some() {
+            self.faults.push("CUBEJS_DB_QUERY_DEFAULT_LIMIT is above CUBEJS_DB_QUERY_LIMIT".to_owned());
+        }
+    }
+}
+
+fn parse_bytes(text: &str) -> Option<usize> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(1 << shift)
+}
+
+/// Seconds, or a number with `s`, `m` or `h`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim() {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(values: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::from_values(Path::new("project"), values, &Overrides::default(), Vec::new())
+    }
+
+    #[test]
+    fn a_secret_is_enough() {
+        let config = load(&[("CUBEJS_API_SECRET", "s")]).expect("valid");
+        assert_eq!((config.port, config.default_rows, config.max_rows), (4000, 10_000, 50_000));
+        assert_eq!(config.default_scopes, ["meta", "data", "graphql", "sql"]);
+        assert!(!config.refresh_worker && !config.dev_mode);
+        assert_eq!(config.store_dir, Path::new("project/.quarry"));
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let faults = load(&[("PORT", "x"), ("CUBEJS_DEV_MODE", "maybe"), ("CUBEJS_DEFAULT_TIMEZONE", "Mars/Base")])
+            .expect_err("three faults and no secret")
+            .0;
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert!(faults.iter().any(|fault| fault.contains("\n    CUBEJS_API_SECRET=")), "{faults:?}");
+    }
+
+    #[test]
+    fn development_needs_no_secret_and_listens_on_loopback() {
+        let config = load(&[("CUBEJS_DEV_MODE", "true")]).expect("valid");
+        assert!(config.host.is_loopback() && config.refresh_worker);
+        assert_eq!(config.preagg_schema, "dev_pre_aggregations");
+    }
+
+    #[test]
+    fn settings_that_guard_are_refused_and_others_warned_about() {
+        let faults = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_JWK_URL", "http://keys")]).expect_err("unsafe").0;
+        assert!(faults[0].starts_with("CUBEJS_JWK_URL"), "{faults:?}");
+        let config = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_WEB_SOCKETS", "true")]).expect("valid");
+        assert_eq!(config.warnings, ["CUBEJS_WEB_SOCKETS has no effect in this version of Quarry"]);
+    }
+
+    #[test]
+    fn env_files_are_read_as_node_reads_them() {
+        let text = "# a comment\nA=1\nB=\"two words\"\nC=an open secret # not this\nexport D='x'\nwhat is this\n";
+        let (found, faults) = read_env_file(text);
+        let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(found, [("A", "1"), ("B", "two words"), ("C", "an open secret"), ("D", "x")]);
+        assert_eq!(faults, ["6: 'what is this' is not of the form NAME=VALUE"]);
+    }
+
+    #[test]
+    fn secrets_rotate() {
+        let secrets = |values: &[(&str, &str)]| load(values).expect("valid").secrets;
+        assert_eq!(secrets(&[("CUBEJS_API_SECRETS", "a, b,,a"), ("CUBEJS_API_SECRET", "c")]), ["a", "b"]);
+        assert_eq!(secrets(&[("CUBEJS_JWT_KEY", "k"), ("CUBEJS_API_SECRET", "c")]), ["k"]);
+    }
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        assert_eq!(parse_bytes("50mb"), Some(50 << 20));
+        assert_eq!(parse_bytes("512"), Some(512));
+        assert_eq!(parse_bytes("5 stones"), None);
+        assert_eq!(parse_duration("10m"), Some(Duration::from_secs(600)));
+        assert_eq!(parse_duration("7"), Some(Duration::from_secs(7)));
+        assert_eq!(parse_duration("1w"), None);
+    }
+}

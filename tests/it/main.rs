@@ -1,0 +1,19 @@
+//! The acceptance tests: the built binary over real HTTP, one file an area.
+//!
+//! [`server`] starts a server of a copied project on a free port, [`answers`] compares rows and
+//! [`tables`] writes source data. No handler is called directly.
+
+mod answers;
+mod auth;
+mod cli;
+mod crash;
+mod duckdb;
+mod errors;
+mod events;
+mod generate;
+mod jobs;
+mod property;
+mod readme;
+mod recorded;
+mod server;
+mod tables;

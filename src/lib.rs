@@ -1,7 +1,7 @@
 //! Quarry: an analytics API server over pre-aggregated columnar data, in one binary.
 //!
 //! The map, in reading order; a module uses only modules of lower floors (`ARCHITECTURE.md`):
-//! [`names`], [`time`] and [`tasks`] (vocabulary and ground services) · [`model`] (what exists) ·
+//! [`names`], [`time`], [`tasks`] and [`script`] (vocabulary and ground services) · [`model`] (what exists) ·
 //! [`auth`] (who asks) · [`engine`] (DataFusion) · [`preagg`] (rollups as stored tables) ·
 //! [`sources`] (where data come from) · [`query`] (answers one question) · [`refresh`] (keeps rollups
 //! fresh) · [`api`] (speaks HTTP) · [`config`], [`app`], [`cli`] (put it together).
@@ -9,6 +9,7 @@
 #![cfg_attr(test, expect(clippy::needless_pass_by_value, reason = "one-line cases read better without &"))]
 
 pub mod names;
+pub mod script;
 pub mod tasks;
 pub mod time;
 

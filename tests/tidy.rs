@@ -15,6 +15,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("names", 0),
     ("time", 0),
     ("tasks", 0),
+    ("script", 0),
     ("telemetry", 0),
     ("model", 1),
     ("auth", 1),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use quarry::engine::resident::Resident;
 use quarry::engine::{Engine, EngineOptions};
+use quarry::model::CompileContext;
 use quarry::model::compile::compile_project;
 use quarry::query::execute::{QueryService, Schemas, SqlPreview};
 use quarry::query::normalize::{Limits, normalize};
@@ -57,7 +58,7 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a temporary folder");
         project::write(dir.path());
         project::build(dir.path());
-        let compiled = compile_project(dir.path(), &dir.path().join("model"));
+        let compiled = compile_project(dir.path(), &dir.path().join("model"), &CompileContext::default());
         let compiled = compiled.unwrap_or_else(|faults| panic!("{faults:?}"));
         let options = StoreOptions { dir: dir.path().join(".quarry"), gc_grace: Duration::from_secs(60) };
         let store = Store::open(options).expect("the store that was built");

@@ -176,7 +176,11 @@ impl App {
                     let now = stamp(&config.model_dir);
                     if now != seen {
                         seen = now;
-                        reload(&config, &model);
+                        // Scripts of a model may take their time.
+                        let (config, model) = (config.clone(), Arc::clone(&model));
+                        if let Err(error) = tokio::task::spawn_blocking(move || reload(&config, &model)).await {
+                            tracing::error!("the data model was not loaded: {error}");
+                        }
                     }
                 }
             }
@@ -185,7 +189,7 @@ impl App {
 }
 
 fn load_model(config: &Config) -> Result<CurrentModel, Vec<Diagnostic>> {
-    let compiled = compile_project(&config.project, &config.model_dir)?;
+    let compiled = compile_project(&config.project, &config.model_dir, &config.compile_context())?;
     Ok(CurrentModel { rollups: Arc::new(Rollups::new(Arc::new(compiled.model))), diagnostics: compiled.warnings })
 }
 

@@ -202,7 +202,8 @@ fn check(project: &Path) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { dev_mode: Some(true), ..Overrides::default() };
     let config = Config::load(project, &overrides)?;
     let mut out = std::io::stdout().lock();
-    let (diagnostics, summary) = match compile::compile_project(&config.project, &config.model_dir) {
+    let compiled = compile::compile_project(&config.project, &config.model_dir, &config.compile_context());
+    let (diagnostics, summary) = match compiled {
         Ok(compiled) => {
             let model = &compiled.model;
             let members = |cube: &crate::model::Cube| cube.measures.len() + cube.dimensions.len() + cube.segments.len();

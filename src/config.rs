@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::auth::jwt::JwtOptions;
+use crate::model::CompileContext;
 use crate::time::Zone;
 
 /// The settings, validated.
@@ -64,6 +65,8 @@ pub struct Config {
     pub log_filter: String,
     /// Settings without effect here, as lines for the log.
     pub warnings: Vec<String>,
+    /// All variables of `.env` and the environment: model files may ask for any.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// What flags say; absent ones leave the environment's say.
@@ -235,10 +238,16 @@ impl Config {
             cores,
             log_filter: read.log_filter(),
             warnings: read.warnings(&project),
+            variables: read.values.clone(),
             project,
         };
         read.check_safe(&config);
         if read.faults.is_empty() { Ok(config) } else { Err(ConfigError(read.faults)) }
+    }
+
+    /// What model files may ask while they are compiled.
+    pub fn compile_context(&self) -> CompileContext {
+        CompileContext { env: self.variables.clone(), ..CompileContext::default() }
     }
 }
 

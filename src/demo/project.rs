@@ -324,12 +324,18 @@ const STORES: &str = r#"cubes:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::CompileContext;
 
     #[test]
     fn the_model_compiles_without_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path()).unwrap();
-        let compiled = crate::model::compile::compile_project(folder.path(), &folder.path().join("model")).unwrap();
+        let compiled = crate::model::compile::compile_project(
+            folder.path(),
+            &folder.path().join("model"),
+            &CompileContext::default(),
+        )
+        .unwrap();
         assert!(compiled.warnings.is_empty(), "{:#?}", compiled.warnings);
         for name in [SALES_DAILY, BY_STATUS, STORE_MONTHS] {
             let path = crate::names::MemberPath::parse(name).unwrap();

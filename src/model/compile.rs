@@ -7,13 +7,14 @@ use xxhash_rust::xxh3::Xxh3;
 use super::build::Builder;
 use super::cube::CubeId;
 use super::diagnostic::Severity;
-use super::fields::{Place, Report};
+use super::fields::Report;
 use super::files;
+use super::front::{self, CompileContext};
 use super::graph::Graph;
 use super::raw::{RawCube, RawView, read_file};
 use super::rollup::{self, RollupBuilder};
 use super::symbols::Symbols;
-use super::yaml::Mark;
+use super::yaml::Document;
 use super::{Diagnostic, Model};
 
 /// A model, and the warnings about its files.
@@ -29,28 +30,41 @@ pub struct Compiled {
 ///
 /// # Errors
 /// All faults of all files (and the warnings), sorted by place.
-pub fn compile_project(project: &Path, model_dir: &Path) -> Result<Compiled, Vec<Diagnostic>> {
+pub fn compile_project(
+    project: &Path,
+    model_dir: &Path,
+    context: &CompileContext,
+) -> Result<Compiled, Vec<Diagnostic>> {
     let mut report = Report::default();
     let sources = files::read_sources(project, model_dir, &mut report);
-    compile(&sources, report)
+    let root = model_dir.strip_prefix(project).unwrap_or(model_dir);
+    compile(&sources, root, context, report)
 }
 
-/// Compiles model files given as paths and texts; the paths are shown as they are. The suffix of a path decides how
-/// its text is read.
+/// Compiles model files given as paths and texts; the paths are relative to the model folder and shown as they are.
+/// The suffix of a path decides how its text is read.
 ///
 /// # Errors
 /// All faults of all files (and the warnings), sorted by place.
-pub fn compile_sources(files: &[(PathBuf, String)]) -> Result<Compiled, Vec<Diagnostic>> {
-    compile(files, Report::default())
+pub fn compile_sources(files: &[(PathBuf, String)], context: &CompileContext) -> Result<Compiled, Vec<Diagnostic>> {
+    compile(files, Path::new(""), context, Report::default())
 }
 
-fn compile(files: &[(PathBuf, String)], mut report: Report) -> Result<Compiled, Vec<Diagnostic>> {
+fn compile(
+    files: &[(PathBuf, String)],
+    root: &Path,
+    context: &CompileContext,
+    mut report: Report,
+) -> Result<Compiled, Vec<Diagnostic>> {
     let mut raw: Vec<RawCube> = Vec::new();
     let mut views: Vec<RawView> = Vec::new();
     let mut unread = report.doubt_all;
-    for (path, source) in files {
-        let file = is_readable(path, source, &mut report).then(|| read_file(path, source, &mut report));
-        if let Some(file) = file.filter(|file| !file.broken) {
+    let documents = front::read(files, root, context, &mut report);
+    let version = version(files, &documents);
+    for ((path, source), document) in files.iter().zip(documents) {
+        let Some(document) = document else { continue };
+        let file = read_file(path, document, &mut report);
+        if !file.broken {
             raw.extend(file.cubes);
             views.extend(file.views);
         } else {
@@ -72,7 +86,7 @@ fn compile(files: &[(PathBuf, String)], mut report: Report) -> Result<Compiled, 
     for (cube, preaggs) in cubes.iter_mut().zip(preaggs) {
         cube.preaggs = preaggs;
     }
-    let model = Model::new(version(files), cubes);
+    let model = Model::new(version, cubes);
     if !unread && builder.joins_are_known() {
         rollup::check_joins(&model, &raw, &graph, &mut report);
     }
@@ -84,35 +98,25 @@ fn compile(files: &[(PathBuf, String)], mut report: Report) -> Result<Compiled, 
     Ok(Compiled { model, warnings: diagnostics })
 }
 
-/// Whether the file is YAML that is taken as it stands.
-fn is_readable(path: &Path, source: &str, report: &mut Report) -> bool {
-    let place = Place::of_file(path);
-    if !files::is_plain_yaml(path) {
-        let language = if path.extension().is_some_and(|e| e == "js") { "JavaScript" } else { "a template" };
-        report.error(&place, Mark::START, format!("the file is {language}; this version reads YAML without templates"));
-        return false;
-    }
-    let Some(at) = ["{%", "{{"].iter().filter_map(|opening| source.find(opening)).min() else { return true };
-    let before = &source[..at];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let mark = Mark { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 };
-    report.error(&place, mark, "the file uses Jinja; this version reads YAML without templates").hint =
-        Some("templates are rendered in a later version; write the file out, without '{%' and '{{'".to_owned());
-    false
-}
-
 /// The words of a text that may be names.
 fn words(source: &str) -> impl Iterator<Item = &str> {
     source.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// A digest of names and texts; lengths keep borders apart.
-fn version(files: &[(PathBuf, String)]) -> u64 {
+/// A digest of names, of texts and of what came of those that ask for more than their text; lengths keep borders apart.
+fn version(files: &[(PathBuf, String)], documents: &[Option<Document>]) -> u64 {
     let mut digest = Xxh3::new();
-    for (path, source) in files {
-        for bytes in [path.as_os_str().as_encoded_bytes(), source.as_bytes()] {
-            digest.update(&(bytes.len() as u64).to_le_bytes());
-            digest.update(bytes);
+    let mut add = |bytes: &[u8]| {
+        digest.update(&(bytes.len() as u64).to_le_bytes());
+        digest.update(bytes);
+    };
+    for ((path, source), document) in files.iter().zip(documents) {
+        add(path.as_os_str().as_encoded_bytes());
+        add(source.as_bytes());
+        if let Some(root) = document.as_ref().and_then(|document| document.root.as_ref())
+            && front::asks(path, source)
+        {
+            add(root.to_json().to_string().as_bytes());
         }
     }
     digest.digest()
@@ -120,7 +124,7 @@ fn version(files: &[(PathBuf, String)]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_one, compile, diagnostics, model, render, shop};
+    use super::super::testing::{check_one, compile, compile_files, diagnostics, model, render, shop};
     use super::super::{CubeSource, DataType, DimensionKind, MeasureKind};
     use super::*;
 
@@ -205,15 +209,13 @@ m.yml:30:1: error: Unexpected YAML key: extra. Only 'cubes', 'views', and 'view_
     #[test]
     fn faults_of_several_files_are_sorted_by_file() {
         let files = [("b.yml", "cubes: 1"), ("a/z.yml", "cubes: [1]"), ("c.js", "cube()"), ("d.yml", "a: {{ x }}")];
-        let files = files.map(|(path, source)| (PathBuf::from(path), source.to_owned()));
-        let found = compile_sources(&files).expect_err("faults");
+        let found = compile_files(&files).expect_err("faults");
         let expected = "\
 a/z.yml:1:9: error: a cube must be a map, not a number
 b.yml:1:8: error: cubes must be defined as array
     hint: write a list, one '- ' an entry; this is a number
-c.js:1:1: error: the file is JavaScript; this version reads YAML without templates
-d.yml:1:4: error: the file uses Jinja; this version reads YAML without templates
-    hint: templates are rendered in a later version; write the file out, without '{%' and '{{'";
+c.js:1:1: error: TypeError: a cube takes its properties as an object
+d.yml:1:7: error: 'x' is not defined";
         assert_eq!(render(&found), expected);
     }
 
@@ -221,9 +223,7 @@ d.yml:1:4: error: the file uses Jinja; this version reads YAML without templates
     fn names_of_unreadable_files_are_not_called_unknown() {
         let sound = shop("- {name: per_item, type: number, sql: '{total} / {items.count}'}", "", "");
         let broken = "cubes:\n  - name: items\n   sql_table: items\n";
-        let files = [("broken.yml", broken), ("m.yml", &sound)];
-        let files = files.map(|(path, source)| (PathBuf::from(path), source.to_owned()));
-        let found = compile_sources(&files).expect_err("faults");
+        let found = compile_files(&[("broken.yml", broken), ("m.yml", &sound)]).expect_err("faults");
         assert_eq!(found.len(), 1, "{}", render(&found));
         assert!(found[0].message.starts_with("invalid YAML: "), "{}", found[0].message);
     }
@@ -351,13 +351,17 @@ d.yml:1:4: error: the file uses Jinja; this version reads YAML without templates
 
     #[test]
     fn the_version_follows_names_and_texts() {
-        let version = |path: &str, source: &str| {
-            let files = [(PathBuf::from(path), source.to_owned())];
-            compile_sources(&files).expect("sound").model.version()
-        };
+        let version = |path: &str, source: &str| compile_files(&[(path, source)]).expect("sound").model.version();
         assert_eq!(version("a.yml", ""), version("a.yml", ""));
         assert_ne!(version("a.yml", ""), version("b.yml", ""));
         assert_ne!(version("a.yml", ""), version("a.yml", " "));
+        let asking = |value: &str| {
+            let files = [(PathBuf::from("a.js"), "cube('a', { sql_table: process.env.T })".to_owned())];
+            let env = [("T".to_owned(), value.to_owned())].into();
+            let context = CompileContext { env, ..CompileContext::default() };
+            compile_sources(&files, &context).expect("sound").model.version()
+        };
+        assert_ne!(asking("x"), asking("y"));
     }
 
     #[test]
@@ -373,18 +377,20 @@ d.yml:1:4: error: the file uses Jinja; this version reads YAML without templates
         for ignored in ["model/notes.md", "model/macros.jinja", "model/.hidden/c.yml", "model/.c.yml"] {
             write(ignored, "cubes: [");
         }
-        let compiled = compile_project(folder.path(), &folder.path().join("model")).expect("sound");
+        let context = CompileContext::default();
+        let compile = |dir: &str| compile_project(folder.path(), &folder.path().join(dir), &context);
+        let compiled = compile("model").expect("sound");
         let cubes: Vec<_> = compiled.model.cubes().iter().map(|c| (c.name.as_str(), &c.location.file)).collect();
         assert_eq!(cubes, [("a", &PathBuf::from("model/a/deep/a.yaml")), ("b", &PathBuf::from("model/b.yml"))]);
 
         write("model/x.js", "cube(`x`, {})");
-        write("model/y.yml.jinja", "");
+        write("model/y.yml.jinja", "{{ nope }}");
         std::fs::write(folder.path().join("model/z.yml"), [0xff, 0xfe]).expect("a file");
-        let found = compile_project(folder.path(), &folder.path().join("model")).expect_err("faults");
+        let found = compile("model").expect_err("faults");
         let files: Vec<_> = found.iter().map(|d| d.location.file.display().to_string()).collect();
         assert_eq!(files, ["model/x.js", "model/y.yml.jinja", "model/z.yml"]);
 
-        let missing = compile_project(folder.path(), &folder.path().join("schema")).expect_err("no folder");
+        let missing = compile("schema").expect_err("no folder");
         assert!(render(&missing).starts_with("schema:1:1: error: the folder cannot be read: "), "{}", render(&missing));
     }
 }

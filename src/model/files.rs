@@ -5,18 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::fields::{Place, Report};
+use super::front::Language;
 use super::yaml::Mark;
 
-/// Suffixes of files that define cubes in some version of this model language. Other files are ignored.
-const SUFFIXES: [&str; 5] = [".yml", ".yaml", ".js", ".yml.jinja", ".yaml.jinja"];
-
-/// Whether the name ends like a YAML file.
-pub(super) fn is_plain_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml")
-}
-
-/// All model files below `model_dir`, sorted by path, with paths relative to `project`. Files and folders whose
-/// names begin with a dot are not looked at.
+/// All model files below `model_dir` and what they may import, sorted by path, with paths relative to `project`. Files
+/// and folders whose names begin with a dot, and folders of packages, are not looked at.
 pub(super) fn read_sources(project: &Path, model_dir: &Path, report: &mut Report) -> Vec<(PathBuf, String)> {
     let shown = |path: &Path| path.strip_prefix(project).unwrap_or(path).to_path_buf();
     let mut paths = Vec::new();
@@ -28,6 +21,10 @@ pub(super) fn read_sources(project: &Path, model_dir: &Path, report: &mut Report
         report.doubt_all = true;
     }
     paths.sort();
+    // Data is there for scripts to import.
+    if !paths.iter().any(|path| Language::of(path) == Language::JavaScript) {
+        paths.retain(|path| Language::of(path) != Language::Data);
+    }
     let mut sources = Vec::with_capacity(paths.len());
     for path in paths {
         match fs::read_to_string(&path) {
@@ -64,12 +61,12 @@ fn collect(folder: &Path, above: &mut Vec<PathBuf>, paths: &mut Vec<PathBuf>, fa
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let path = entry.path();
-        if name.starts_with('.') {
+        if name.starts_with('.') || name == "node_modules" {
             continue;
         }
         if path.is_dir() {
             collect(&path, above, paths, faults);
-        } else if SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
+        } else if Language::of(&path) != Language::Other {
             paths.push(path);
         }
     }

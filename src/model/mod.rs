@@ -11,8 +11,11 @@ pub mod cube;
 pub mod diagnostic;
 mod fields;
 mod files;
+mod front;
 mod graph;
+mod jinja;
 pub mod join;
+mod js;
 pub mod preagg;
 mod raw;
 mod raw_member;
@@ -32,6 +35,7 @@ pub use cube::{
     Measure, MeasureId, MeasureKind, MemberId, Segment, SegmentId,
 };
 pub use diagnostic::{Diagnostic, Severity};
+pub use front::CompileContext;
 pub use join::{Join, JoinEdge, JoinError, JoinTree, Relationship};
 pub use preagg::{Preagg, PreaggId, PreaggTime};
 pub use template::{Part, Template};

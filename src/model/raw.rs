@@ -10,7 +10,7 @@ use super::fields::{Fields, Place, Report, Text, snake_case, without_references}
 use super::join::Relationship;
 use super::raw_member::{read_dimension, read_measure, read_segment};
 use super::raw_rollup::{RawRefresh, RawRollup, read_refresh_key, read_rollup};
-use super::yaml::{self, Mark, Node};
+use super::yaml::{Document, Mark, Node};
 use crate::names::{is_identifier, nearest};
 
 const CUBE_KEYS: [&str; 21] = [
@@ -153,10 +153,9 @@ pub(super) struct RawSegment {
     pub(super) sql: Option<Text>,
 }
 
-/// Reads one YAML file.
-pub(super) fn read_file(file: &Path, source: &str, report: &mut Report) -> RawFile {
+/// Reads what one file defines.
+pub(super) fn read_file(file: &Path, document: Document, report: &mut Report) -> RawFile {
     let place = Place::of_file(file);
-    let document = yaml::parse(source);
     for fault in document.faults {
         report.error(&place, fault.mark, fault.message).hint = fault.hint;
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::compile::{Compiled, compile_sources};
-use super::{Diagnostic, Model};
+use super::{CompileContext, Diagnostic, Model};
 
 /// A cube with a key, `users` to join, and one member of each kind; `{more}` is put under `orders`.
 const SHOP: &str = "\
@@ -43,7 +43,12 @@ pub(super) fn shop(measures: &str, dimensions: &str, more: &str) -> String {
 }
 
 pub(super) fn compile(source: &str) -> Result<Compiled, Vec<Diagnostic>> {
-    compile_sources(&[(PathBuf::from("m.yml"), source.to_owned())])
+    compile_files(&[("m.yml", source)])
+}
+
+pub(super) fn compile_files(files: &[(&str, &str)]) -> Result<Compiled, Vec<Diagnostic>> {
+    let files: Vec<_> = files.iter().map(|(path, source)| (PathBuf::from(path), (*source).to_owned())).collect();
+    compile_sources(&files, &CompileContext::default())
 }
 
 pub(super) fn render(diagnostics: &[Diagnostic]) -> String {

@@ -71,12 +71,14 @@ pub(super) struct YamlFault {
 }
 
 /// What was read of a file: nothing when it is empty or its syntax is broken.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Document {
     pub(super) root: Option<Node>,
     pub(super) faults: Vec<YamlFault>,
     /// The syntax is broken, so what the file defines is not known.
     pub(super) broken: bool,
+    /// Parents without a name of their own, which only scripts can make, by the name that `extends` uses.
+    pub(super) anonymous: Vec<(String, Node)>,
 }
 
 impl Node {
@@ -149,7 +151,7 @@ pub(super) fn parse(source: &str) -> Document {
             (None, true)
         }
     };
-    Document { root, faults: reader.faults, broken }
+    Document { root, faults: reader.faults, broken, anonymous: Vec::new() }
 }
 
 struct Reader<'s> {
@@ -447,7 +449,7 @@ mod tests {
     #[test]
     fn empty_files_hold_nothing() {
         for source in ["", "  \n\n", "# a comment\n", "\u{feff}"] {
-            assert_eq!(parse(source), Document { root: None, faults: vec![], broken: false }, "{source:?}");
+            assert_eq!(parse(source), Document::default(), "{source:?}");
         }
     }
 

@@ -12,6 +12,7 @@ use super::request::{DateRange, FilterLeaf, FilterNode, Operator, Request, TimeD
 use super::rollups::Rollups;
 use super::route::{Route, route};
 use super::{Query, QueryError};
+use crate::model::CompileContext;
 use crate::model::compile::compile_sources;
 use crate::time::Zone;
 
@@ -56,7 +57,7 @@ cubes:
 "#;
 
 fn rollups() -> Rollups {
-    let compiled = compile_sources(&[(PathBuf::from("model/shop.yml"), MODEL.to_owned())]);
+    let compiled = compile_sources(&[(PathBuf::from("model/shop.yml"), MODEL.to_owned())], &CompileContext::default());
     Rollups::new(Arc::new(compiled.unwrap_or_else(|faults| panic!("{faults:?}")).model))
 }
 

@@ -12,6 +12,7 @@ mod errors;
 mod events;
 mod generate;
 mod jobs;
+mod languages;
 mod property;
 mod readme;
 mod recorded;

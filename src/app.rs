@@ -142,6 +142,7 @@ impl App {
                 dev_mode: config.dev_mode,
                 max_request_bytes: config.max_request_bytes,
                 query_timeout: config.query_timeout,
+                max_queries: config.max_queries,
                 preagg_schema: config.preagg_schema.clone(),
                 patience: config.patience,
             },

@@ -43,6 +43,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// `CUBEJS_DB_QUERY_TIMEOUT`.
     pub query_timeout: Duration,
+    /// `QUARRY_MAX_QUERIES`: most queries of one request.
+    pub max_queries: usize,
     /// `CUBEJS_ROLLUP_ONLY`.
     pub rollup_only: bool,
     /// `CUBEJS_REFRESH_WORKER`; in development mode on by default.
@@ -224,6 +226,7 @@ impl Config {
             timezone: read.zone("CUBEJS_DEFAULT_TIMEZONE"),
             max_request_bytes: read.bytes("CUBEJS_MAX_REQUEST_SIZE", 50 << 20, (100 << 10)..=(64 << 20)),
             query_timeout: read.duration("CUBEJS_DB_QUERY_TIMEOUT", Duration::from_secs(600)),
+            max_queries: read.number("QUARRY_MAX_QUERIES", 100, 1..=10_000),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
             refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", dev_mode),
             refresh_zones: read.zones("CUBEJS_SCHEDULED_REFRESH_TIMEZONES"),

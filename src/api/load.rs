@@ -4,134 +4,144 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
+use futures::StreamExt as _;
+use futures::TryStreamExt as _;
+use quarry_storage::Snapshot;
 use serde_json::{Map, Value, json};
 
 use super::annotation::{annotation, time_key};
+use super::echo::{COMPARED_KEY, echo, pivot_query};
 use super::error::{ApiError, json_response};
-use super::rows::{RowKey, write_data};
-use super::{ApiParts, Call, extract, wire};
+use super::question::{Question, query_type};
+use super::rows::{RowKey, Values, write_data};
+use super::{ApiParts, Call, wire};
 use crate::model::{DataType, DimensionId, MemberId, Model};
 use crate::query::execute::{Answer, UsedRollup};
-use crate::query::normalize::{Normalized, normalize};
-use crate::query::request::Request;
+use crate::query::expand::QueryType;
+use crate::query::normalize::Normalized;
+use crate::query::request::{DateRange, Request};
+use crate::query::rollups::Rollups;
 use crate::query::{OutputColumn, Query};
 
 /// Answers with more rows than this are written on a thread that may block.
 const MANY_ROWS: usize = 4096;
+/// Queries of one request that run at the same time.
+const PARALLEL_QUERIES: usize = 4;
 
-/// Reads, answers, writes.
+/// Reads, answers, writes. All queries of a request see one model, one snapshot and one moment.
 pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
-    let query = extract::query_argument(&call.arguments)?;
-    let query_type = call.arguments.get("queryType").filter(|value| !value.is_null());
-    check_query_type(&query, query_type.is_some())?;
-    if let Some(mode) = call.arguments.get("cache").filter(|value| !value.is_null()) {
-        wire::check_cache_mode(mode)?;
-    }
-    let request = wire::parse_request(&query)?;
+    let question = Question::read_for_client(&call.arguments, parts.options.max_queries)?;
     let current = parts.model.load_full();
     let model = Arc::clone(current.rollups.model());
     let snapshot = parts.store.snapshot();
     let now = parts.clock.now();
-    let Normalized { query, echo } = normalize(&request, &model, &parts.limits, now)?;
-    let limit = parts.options.query_timeout;
-    let answered = tokio::time::timeout(limit, Box::pin(parts.queries.load(&current.rollups, &snapshot, &query)));
-    let answer = answered.await.map_err(|_elapsed| ApiError::Timeout(limit))??;
-    let multi = query_type.and_then(Value::as_str) == Some("multi");
-    let frame = Frame {
-        head: head(parts, call, &Answered { model: &model, query: &query, echo: &echo, answer: &answer, now }),
-        tail: tail(&answer, snapshot.id().get()),
-        pivot: multi.then(|| pivot_query(&echo)),
-        keys: row_keys(&model, &query, &echo, &answer.columns),
-        echo,
-        answer,
+    let mut asked = question.normalize(&model, &parts.limits, now)?;
+    let multi = query_type(&call.arguments).and_then(Value::as_str) == Some("multi");
+    let pivot = multi.then(|| {
+        let echoes: Vec<&Request> = asked.iter().map(|part| &part.echo).collect();
+        pivot_query(question.kind, echoes.first().map(|first| echo(first)).unwrap_or_default(), &echoes)
+    });
+    if !multi {
+        // Such clients see the first result only.
+        asked.truncate(1);
+    }
+    let answers = answer_all(parts, &current.rollups, &snapshot, &asked).await?;
+    let results: Vec<ResultFrame> = asked
+        .into_iter()
+        .zip(answers)
+        .map(|(Normalized { query, echo }, answer)| ResultFrame {
+            head: head(parts, call, &Answered { model: &model, query: &query, echo: &echo, answer: &answer, now }),
+            tail: tail(&answer, snapshot.id().get()),
+            keys: row_keys(&model, &query, &echo, question.kind),
+            echo,
+            answer,
+        })
+        .collect();
+    let rows: usize = results.iter().map(ResultFrame::rows).sum();
+    let write = move || match pivot {
+        Some(pivot) => write_wrapped(question.kind, results, pivot),
+        None => write_bare(results),
     };
-    let rows: usize = frame.answer.batches.iter().map(arrow::record_batch::RecordBatch::num_rows).sum();
     let body = if rows > MANY_ROWS {
-        let written = tokio::task::spawn_blocking(move || frame.write()).await;
-        written.map_err(|error| ApiError::Internal(error.to_string()))??
+        tokio::task::spawn_blocking(write).await.map_err(|error| ApiError::Internal(error.to_string()))??
     } else {
-        frame.write()?
+        write()?
     };
     Ok(json_response(StatusCode::OK, body))
 }
 
-/// Refuses what is more than one query. Cube's own checks come first, in their order (§5.14).
-///
-/// # Errors
-/// The query is an array, or compares date ranges.
-pub(super) fn check_query_type(query: &Value, client_knows_types: bool) -> Result<(), ApiError> {
-    let invalid = |text: &str| Err(ApiError::Invalid(text.to_owned()));
-    let times = |query: &Value| query.get("timeDimensions").and_then(Value::as_array).cloned().unwrap_or_default();
-    let kind = match query {
-        Value::Array(_) => "blendingQuery",
-        query if times(query).iter().any(|time| time.get("compareDateRange").is_some()) => "compareDateRangeQuery",
-        _ => return Ok(()),
-    };
-    if !client_knows_types {
-        let text = format!("'{kind}' query type is not supported by the client.Please update the client.");
-        return Err(ApiError::Invalid(text));
-    }
-    let Some(queries) = query.as_array() else {
-        // Faults of shape are told before the general refusal.
-        wire::parse_request(query)?;
-        return invalid("compareDateRange is not supported by this version");
-    };
-    let granularity = |query: &Value| times(query).first().and_then(|time| time.get("granularity")).cloned();
-    let granularities: Option<Vec<Value>> = queries.iter().map(granularity).collect();
-    match granularities.as_deref() {
-        None | Some([]) => invalid("Data blending query without granularity is not supported"),
-        Some([first, rest @ ..]) if rest.iter().any(|other| other != first) => {
-            invalid("Data blending query granularities must match")
-        }
-        Some(_) => invalid("data blending (an array of queries) is not supported by this version"),
-    }
+/// Runs the queries, some at a time; the error of the first that fails ends them all.
+async fn answer_all(
+    parts: &ApiParts,
+    rollups: &Rollups,
+    snapshot: &Arc<Snapshot>,
+    asked: &[Normalized],
+) -> Result<Vec<Answer>, ApiError> {
+    let limit = parts.options.query_timeout;
+    let running: Vec<_> =
+        asked.iter().map(|part| Box::pin(parts.queries.load(rollups, snapshot, &part.query))).collect();
+    let answers = futures::stream::iter(running).buffered(PARALLEL_QUERIES).try_collect::<Vec<Answer>>();
+    let answers = tokio::time::timeout(limit, answers).await.map_err(|_elapsed| ApiError::Timeout(limit))?;
+    Ok(answers?)
 }
 
-/// Everything of an answer but its rows.
-struct Frame {
+/// A result in the making.
+struct ResultFrame {
     /// Keys before `data`, `query` left out.
     head: Map<String, Value>,
     /// Keys after `data`.
     tail: Map<String, Value>,
-    /// `pivotQuery`, when the answer is to be wrapped.
-    pivot: Option<Value>,
     keys: Vec<RowKey>,
     echo: Request,
     answer: Answer,
 }
 
-impl Frame {
-    fn write(self) -> Result<Vec<u8>, ApiError> {
-        let mut out = Vec::with_capacity(4096);
-        if self.pivot.is_some() {
-            out.extend_from_slice(br#"{"queryType":"regularQuery","results":["#);
-        }
+impl ResultFrame {
+    fn rows(&self) -> usize {
+        self.answer.batches.iter().map(arrow::record_batch::RecordBatch::num_rows).sum()
+    }
+
+    fn write(self, out: &mut Vec<u8>) -> Result<(), ApiError> {
         out.extend_from_slice(b"{\"query\":");
-        out.extend_from_slice(wire::echo(&self.echo).to_string().as_bytes());
-        write_entries(&mut out, &self.head);
+        out.extend_from_slice(Value::Object(echo(&self.echo)).to_string().as_bytes());
+        write_entries(out, &self.head);
         out.extend_from_slice(b",\"data\":");
         let format = self.echo.response_format.unwrap_or_default();
-        write_data(&mut out, format, &self.keys, &self.answer.batches)
+        write_data(out, format, &self.keys, &self.answer.batches)
             .map_err(|error| ApiError::Internal(error.to_string()))?;
-        write_entries(&mut out, &self.tail);
+        write_entries(out, &self.tail);
         out.push(b'}');
-        if let Some(pivot) = self.pivot {
-            out.extend_from_slice(format!("],\"pivotQuery\":{pivot},\"slowQuery\":false}}").as_bytes());
-        }
-        Ok(out)
+        Ok(())
     }
+}
+
+/// The one result, as it is.
+fn write_bare(results: Vec<ResultFrame>) -> Result<Vec<u8>, ApiError> {
+    let mut out = Vec::with_capacity(4096);
+    for result in results {
+        result.write(&mut out)?;
+    }
+    Ok(out)
+}
+
+/// All results, as `queryType=multi` asks for.
+fn write_wrapped(kind: QueryType, results: Vec<ResultFrame>, pivot: Map<String, Value>) -> Result<Vec<u8>, ApiError> {
+    let mut out = Vec::with_capacity(4096);
+    out.extend_from_slice(format!("{{\"queryType\":\"{}\",\"results\":[", kind.as_str()).as_bytes());
+    for (i, result) in results.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        result.write(&mut out)?;
+    }
+    out.extend_from_slice(format!("],\"pivotQuery\":{},\"slowQuery\":false}}", Value::Object(pivot)).as_bytes());
+    Ok(out)
 }
 
 fn write_entries(out: &mut Vec<u8>, entries: &Map<String, Value>) {
     for (key, value) in entries {
         out.extend_from_slice(format!(",{}:{value}", Value::from(key.as_str())).as_bytes());
     }
-}
-
-fn pivot_query(echo: &Request) -> Value {
-    let mut pivot = wire::echo(echo);
-    pivot["queryType"] = json!("regularQuery");
-    pivot
 }
 
 /// What the head of an answer tells about.
@@ -199,9 +209,11 @@ pub(super) fn logical_table(schema: &str, id: &str) -> String {
 }
 
 /// The keys of a row: the columns, then the bare name of every time dimension that is not a dimension
-/// itself, with the value of its finest granularity (§5.13).
-fn row_keys(model: &Model, query: &Query, echo: &Request, columns: &[OutputColumn]) -> Vec<RowKey> {
-    let mut keys: Vec<RowKey> = Vec::with_capacity(columns.len() + 1);
+/// itself, with the value of its finest granularity (§5.13), then what tells results apart or joins them
+/// (§5.14).
+fn row_keys(model: &Model, query: &Query, echo: &Request, kind: QueryType) -> Vec<RowKey> {
+    let columns = query.columns();
+    let mut keys: Vec<RowKey> = Vec::with_capacity(columns.len() + 2);
     let mut bare: Vec<(DimensionId, crate::time::Granularity, usize)> = Vec::new();
     for (column, output) in columns.iter().enumerate() {
         let (name, time) = match *output {
@@ -222,33 +234,63 @@ fn row_keys(model: &Model, query: &Query, echo: &Request, columns: &[OutputColum
                 (time_key(model, echo, id, granularity), true)
             }
         };
-        keys.push(RowKey { name, column, time });
+        keys.push(RowKey { name, values: Values::Column(column), time });
     }
     let bare = bare.into_iter().map(|(id, _, column)| RowKey {
         name: model.path_of(MemberId::Dimension(id)),
-        column,
+        values: Values::Column(column),
         time: true,
     });
     keys.extend(bare);
+    keys.extend(series_key(echo, &columns, kind));
     keys
+}
+
+/// The key that rows of one result among several carry.
+fn series_key(echo: &Request, columns: &[OutputColumn], kind: QueryType) -> Option<RowKey> {
+    match kind {
+        QueryType::Regular => None,
+        QueryType::CompareDateRange { time_dimension } => {
+            let DateRange::Bounds(bounds) = echo.time_dimensions.get(time_dimension)?.date_range.as_ref()? else {
+                return None;
+            };
+            Some(RowKey { name: COMPARED_KEY.to_owned(), values: Values::Same(bounds.join(" - ")), time: false })
+        }
+        QueryType::Blending => {
+            let granularity = echo.time_dimensions.first()?.granularity.as_deref()?;
+            // The first time dimension has a granularity, so its buckets are the first.
+            let column = columns.iter().position(|column| matches!(column, OutputColumn::Time(..)))?;
+            Some(RowKey { name: format!("time.{granularity}"), values: Values::Column(column), time: true })
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::normalize::Limits;
+    use crate::query::normalize::{Limits, normalize};
     use crate::query::sample;
     use crate::time::Zone;
 
     #[track_caller]
     fn check_keys(query: &Value, expected: &[(&str, usize)]) {
+        let keys = keys_of(query, QueryType::Regular);
+        let keys: Vec<(&str, usize)> = keys
+            .iter()
+            .map(|key| match &key.values {
+                Values::Column(column) => (key.name.as_str(), *column),
+                Values::Same(text) => panic!("{}: {text}", key.name),
+            })
+            .collect();
+        assert_eq!(keys, expected);
+    }
+
+    fn keys_of(query: &Value, kind: QueryType) -> Vec<RowKey> {
         let model = sample::model();
         let request = wire::parse_request(query).expect("a valid query");
         let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
         let Normalized { query, echo } = normalize(&request, &model, &limits, 0).expect("a valid query");
-        let keys = row_keys(&model, &query, &echo, &query.columns());
-        let keys: Vec<(&str, usize)> = keys.iter().map(|key| (key.name.as_str(), key.column)).collect();
-        assert_eq!(keys, expected);
+        row_keys(&model, &query, &echo, kind)
     }
 
     #[test]
@@ -272,26 +314,24 @@ mod tests {
         );
     }
 
-    #[track_caller]
-    fn check_type(query: &Value, client_knows: bool, expected: &str) {
-        let error = check_query_type(query, client_knows).expect_err("more than one query");
-        assert_eq!(error.to_string(), expected);
-    }
-
     #[test]
-    fn more_than_one_query_is_refused_in_cubes_order() {
-        let by = |granularity: &str| json!({"timeDimensions": [{"dimension": "a.t", "granularity": granularity}]});
-        let old = "'blendingQuery' query type is not supported by the client.Please update the client.";
-        check_type(&json!([by("day")]), false, old);
-        check_type(&json!([]), true, "Data blending query without granularity is not supported");
-        check_type(&json!([by("day"), {}]), true, "Data blending query without granularity is not supported");
-        check_type(&json!([by("day"), by("month")]), true, "Data blending query granularities must match");
-        check_type(&json!([by("day")]), true, "data blending (an array of queries) is not supported by this version");
-        let compare = json!({"timeDimensions": [{"dimension": "a.t", "compareDateRange": ["today"]}]});
-        let old = "'compareDateRangeQuery' query type is not supported by the client.Please update the client.";
-        check_type(&compare, false, old);
-        check_type(&compare, true, "compareDateRange is not supported by this version");
-        assert!(check_query_type(&json!({"measures": []}), false).is_ok());
+    fn results_among_several_have_one_more_key() {
+        let times = json!([
+            {"dimension": "orders.created_at", "granularity": "month"},
+            {"dimension": "orders.created_at", "granularity": "day", "dateRange": ["1970-01-05", "1970-01-06"]},
+        ]);
+        let query = json!({"measures": ["orders.count"], "dimensions": ["orders.status"], "timeDimensions": times});
+        let last = |kind| keys_of(&query, kind).pop().expect("keys");
+        let range = "1970-01-05T00:00:00.000 - 1970-01-06T23:59:59.999".to_owned();
+        assert_eq!(
+            last(QueryType::CompareDateRange { time_dimension: 1 }),
+            RowKey { name: "compareDateRange".to_owned(), values: Values::Same(range), time: false },
+            "the range is that of the time dimension that is compared"
+        );
+        assert_eq!(
+            last(QueryType::Blending),
+            RowKey { name: "time.month".to_owned(), values: Values::Column(1), time: true }
+        );
     }
 
     #[test]

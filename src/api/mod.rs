@@ -6,12 +6,15 @@
 
 mod annotation;
 mod cors;
+mod dry_run;
+mod echo;
 mod error;
 mod extract;
 mod health;
 mod jobs;
 mod load;
 mod meta;
+mod question;
 mod rows;
 mod sql;
 mod wire;
@@ -103,6 +106,12 @@ static ROUTES: &[Route] = &[
         handle: |parts, call| async { sql::sql(parts, call) }.boxed(),
     },
     Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/dry-run",
+        access: Access::Scoped(Scope::Data),
+        handle: |parts, call| async { dry_run::dry_run(parts, call) }.boxed(),
+    },
+    Route {
         methods: &[Method::GET],
         path: "/cubejs-api/v1/meta",
         access: Access::Scoped(Scope::Meta),
@@ -123,8 +132,10 @@ pub struct ApiOptions {
     pub dev_mode: bool,
     /// Longest body that is taken, in bytes.
     pub max_request_bytes: usize,
-    /// How long a query may run.
+    /// How long the queries of a request may run.
     pub query_timeout: Duration,
+    /// Most queries of one request: of an array, or of ranges that are compared.
+    pub max_queries: usize,
     /// Prefix of table names shown to clients.
     pub preagg_schema: String,
     /// How long a stopping server waits for what it is doing.

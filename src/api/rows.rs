@@ -25,12 +25,21 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// A key of the rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RowKey {
-    /// `cube.member` or `cube.member.granularity`.
+    /// `cube.member` or `cube.member.granularity`, or what rows of compared ranges and blends carry.
     pub(super) name: String,
-    /// Position of its column in the batches.
-    pub(super) column: usize,
+    /// Where its values are.
+    pub(super) values: Values,
     /// Whether its member is of type time: texts in a database's spelling of time are rewritten.
     pub(super) time: bool,
+}
+
+/// Where the values of a key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Values {
+    /// In the column at this position of the batches.
+    Column(usize),
+    /// In every row this text.
+    Same(String),
 }
 
 /// The rows cannot be written.
@@ -163,13 +172,23 @@ fn cells<'a>(keys: &[RowKey], batch: &'a RecordBatch) -> Result<Vec<Cell<'a>>, R
 
 fn cell<'a>(key: &RowKey, batch: &'a RecordBatch) -> Result<Cell<'a>, RowError> {
     let error = |cause: String| RowError { column: key.name.clone(), cause };
-    let array = batch.columns().get(key.column).ok_or_else(|| error("the result lacks it".to_owned()))?;
+    let column = match &key.values {
+        Values::Column(column) => *column,
+        Values::Same(text) => {
+            let mut json = Vec::with_capacity(text.len() + 2);
+            write_text(&mut json, text);
+            return Ok(Cell::Same(json));
+        }
+    };
+    let array = batch.columns().get(column).ok_or_else(|| error("the result lacks it".to_owned()))?;
     Cell::new(array.as_ref(), key.time).map_err(error)
 }
 
 /// A column with the way its cells are written.
 enum Cell<'a> {
     Null,
+    /// The same JSON in every row.
+    Same(Vec<u8>),
     Utf8(&'a StringArray),
     LargeUtf8(&'a LargeStringArray),
     Utf8View(&'a StringViewArray),
@@ -241,6 +260,7 @@ impl<'a> Cell<'a> {
     fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Null => true,
+            Self::Same(_) => false,
             Self::Utf8(array) => array.is_null(row),
             Self::LargeUtf8(array) => array.is_null(row),
             Self::Utf8View(array) => array.is_null(row),
@@ -273,6 +293,7 @@ impl<'a> Cell<'a> {
         }
         match self {
             Self::Null => out.extend_from_slice(b"null"),
+            Self::Same(json) => out.extend_from_slice(json),
             Self::Utf8(_) | Self::LargeUtf8(_) | Self::Utf8View(_) => {
                 write_text(out, self.text(row).unwrap_or_default());
             }
@@ -459,7 +480,7 @@ mod tests {
         let keys: Vec<RowKey> = arrays
             .iter()
             .enumerate()
-            .map(|(column, (name, _))| RowKey { name: (*name).to_owned(), column, time })
+            .map(|(column, (name, _))| RowKey { name: (*name).to_owned(), values: Values::Column(column), time })
             .collect();
         let batch = RecordBatch::try_from_iter(arrays).expect("equal lengths");
         let mut out = Vec::new();
@@ -572,7 +593,7 @@ mod tests {
     fn empty_results_have_no_members() {
         let run = |format| {
             let mut out = Vec::new();
-            write_data(&mut out, format, &[RowKey { name: "x".into(), column: 0, time: false }], &[])
+            write_data(&mut out, format, &[RowKey { name: "x".into(), values: Values::Column(0), time: false }], &[])
                 .expect("writable");
             String::from_utf8(out).expect("text")
         };
@@ -582,10 +603,31 @@ mod tests {
     }
 
     #[test]
+    fn every_row_carries_a_text_that_is_the_same() {
+        let batch =
+            RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)]).expect("a batch");
+        let keys = [
+            RowKey { name: "x".into(), values: Values::Column(0), time: false },
+            RowKey { name: "same".into(), values: Values::Same("a \"b\"".into()), time: false },
+        ];
+        let run = |format| {
+            let mut out = Vec::new();
+            write_data(&mut out, format, &keys, &[batch.clone(), batch.slice(1, 1)]).expect("writable");
+            String::from_utf8(out).expect("text")
+        };
+        let rows = r#"[{"x":"1","same":"a \"b\""},{"x":"2","same":"a \"b\""},{"x":"2","same":"a \"b\""}]"#;
+        assert_eq!(run(ResponseFormat::Default), rows);
+        let dataset = r#"{"members":["x","same"],"dataset":[["1","a \"b\""],["2","a \"b\""],["2","a \"b\""]]}"#;
+        assert_eq!(run(ResponseFormat::Compact), dataset);
+        let columns = r#"{"members":["x","same"],"columns":[["1","2","2"],["a \"b\"","a \"b\"","a \"b\""]]}"#;
+        assert_eq!(run(ResponseFormat::Columnar), columns);
+    }
+
+    #[test]
     fn missing_columns_are_errors() {
         let batch =
             RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).expect("a batch");
-        let key = RowKey { name: "a.b".into(), column: 1, time: false };
+        let key = RowKey { name: "a.b".into(), values: Values::Column(1), time: false };
         let error = write_data(&mut Vec::new(), ResponseFormat::Default, &[key], &[batch]).expect_err("no column");
         assert_eq!(error.to_string(), "column a.b of the result cannot be written: the result lacks it");
     }

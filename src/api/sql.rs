@@ -5,28 +5,34 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, json_response};
-use super::load::{check_query_type, logical_table};
-use super::{ApiParts, Call, extract, wire};
+use super::load::logical_table;
+use super::question::Question;
+use super::{ApiParts, Call};
 use crate::model::{MemberId, Model};
 use crate::query::execute::SqlPreview;
-use crate::query::normalize::{Normalized, normalize};
+use crate::query::expand::QueryType;
+use crate::query::normalize::Normalized;
 use crate::query::request::Request;
 use crate::query::{OutputColumn, Query};
 
-/// Plans, and runs nothing.
+/// Plans, and runs nothing. Several queries make an array.
 pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     if call.arguments.get("format").and_then(Value::as_str) == Some("sql") {
         return Err(ApiError::Invalid("format=sql is not supported by this version".to_owned()));
     }
-    let query = extract::query_argument(&call.arguments)?;
-    check_query_type(&query, true)?;
-    let request = wire::parse_request(&query)?;
+    let question = Question::read(&call.arguments, parts.options.max_queries)?;
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
-    let Normalized { query, echo } = normalize(&request, model, &parts.limits, parts.clock.now())?;
-    let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
-    let body = describe(model, &query, &echo, &preview, &parts.options.preagg_schema);
+    let mut bodies = Vec::new();
+    for Normalized { query, echo } in question.normalize(model, &parts.limits, parts.clock.now())? {
+        let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
+        bodies.push(describe(model, &query, &echo, &preview, &parts.options.preagg_schema));
+    }
+    let body = match question.kind {
+        QueryType::Regular => bodies.pop().unwrap_or_default(),
+        QueryType::CompareDateRange { .. } | QueryType::Blending => Value::Array(bodies),
+    };
     Ok(json_response(StatusCode::OK, body.to_string()))
 }
 
@@ -88,7 +94,7 @@ fn member_names(model: &Model, query: &Query) -> Vec<String> {
 }
 
 /// Member → direction; the default order names a time dimension by its bare name.
-fn order(model: &Model, query: &Query, echo: &Request) -> Value {
+pub(super) fn order(model: &Model, query: &Query, echo: &Request) -> Value {
     let direction = |descending: bool| json!(if descending { "desc" } else { "asc" });
     let mut order = Map::new();
     match &echo.order {
@@ -114,8 +120,9 @@ fn order(model: &Model, query: &Query, echo: &Request) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire;
     use super::*;
-    use crate::query::normalize::Limits;
+    use crate::query::normalize::{Limits, normalize};
     use crate::query::sample;
     use crate::time::Zone;
 

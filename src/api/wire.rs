@@ -1,11 +1,11 @@
-//! Query objects on the wire: JSON → [`Request`] with the validator texts of Cube (`http-api.md` §5.2),
-//! and [`Request`] → the echo (§5.3).
+//! Query objects on the wire: JSON → [`Request`] with the validator texts of Cube (`http-api.md` §5.2).
 
 use serde_json::{Map, Value, json};
 
 use crate::query::QueryError;
+use crate::query::expand::Asked;
 use crate::query::request::{
-    DateRange, FilterLeaf, FilterNode, Operator, OrderRequest, Request, ResponseFormat, TimeDimensionRequest,
+    CacheMode, DateRange, FilterLeaf, FilterNode, Operator, OrderRequest, Request, ResponseFormat, TimeDimensionRequest,
 };
 use crate::time::{Zone, format_local};
 
@@ -16,7 +16,6 @@ const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 const MEMBER_PATTERN: &str = r"/^[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+$/";
 const DIMENSION_PATTERN: &str = r"/^[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+(\.[a-zA-Z0-9_]+)?$/";
-const CACHE_MODES: [&str; 4] = ["stale-if-slow", "stale-while-revalidate", "must-revalidate", "no-cache"];
 
 /// The keys of a query object, in the order in which their faults are reported.
 const QUERY_KEYS: [&str; 18] = [
@@ -30,6 +29,7 @@ const QUERY_KEYS: [&str; 18] = [
     "limit",
     "offset",
     "total",
+    "renewQuery",
     "cacheMode",
     "cache",
     "ungrouped",
@@ -37,7 +37,6 @@ const QUERY_KEYS: [&str; 18] = [
     "joinHints",
     "subqueryJoins",
     "maskedMembers",
-    "renewQuery",
 ];
 
 type Fault = QueryError;
@@ -46,8 +45,31 @@ fn fault(text: impl AsRef<str>) -> Fault {
     QueryError::Invalid(format!("Invalid query format: {}", text.as_ref()))
 }
 
-fn unsupported(what: &str) -> Fault {
-    QueryError::Invalid(format!("{what} not supported by this version"))
+/// Reads the `query` of a request: an object, or an array of them.
+///
+/// # Errors
+/// As [`parse_request`], for the first query that has a fault.
+pub(super) fn parse_asked(query: &Value) -> Result<Asked, QueryError> {
+    match query {
+        Value::Array(queries) => queries.iter().map(parse_request).collect::<Result<_, _>>().map(Asked::Many),
+        query => parse_request(query).map(Asked::One),
+    }
+}
+
+/// Whether `query`, read or not, compares date ranges.
+pub(super) fn compares_ranges(query: &Value) -> bool {
+    let times = query.get("timeDimensions").and_then(Value::as_array).into_iter().flatten();
+    times.filter_map(|time| time.get("compareDateRange")).any(is_given)
+}
+
+/// What JavaScript takes for true.
+fn is_given(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Bool(true) | Value::Array(_) | Value::Object(_) => true,
+    }
 }
 
 /// Reads a query object.
@@ -82,32 +104,31 @@ fn read_key(request: &mut Request, key: &str, value: &Value) -> Result<(), Fault
         "limit" => request.limit = Some(count(value, key)?),
         "offset" => request.offset = Some(count(value, key)?),
         "total" => request.total = Some(boolean(value, key)?),
-        "cache" | "cacheMode" => check_cache_mode(value)?,
+        "renewQuery" => request.cache = boolean(value, key)?.then_some(CacheMode::MustRevalidate),
+        // Taken for compatibility; it has never had an effect.
+        "cacheMode" => _ = cache_mode(value)?,
+        "cache" => request.cache = Some(cache_mode(value)?),
         "ungrouped" => request.ungrouped = Some(boolean(value, key)?),
         "responseFormat" => request.response_format = Some(response_format(value)?),
-        "joinHints" => check_join_hints(value)?,
-        "subqueryJoins" if !array(value, key)?.is_empty() => return Err(unsupported("subqueryJoins are")),
-        "maskedMembers" if !matches!(value, Value::Null | Value::Bool(false)) => {
+        "joinHints" => request.join_hints = join_hints(value)?,
+        "subqueryJoins" => check_subquery_joins(value)?,
+        "maskedMembers" if is_given(value) => {
             return Err(QueryError::Invalid("maskedMembers cannot be provided in the query".to_owned()));
-        }
-        "renewQuery" => {
-            boolean(value, key)?;
         }
         _ => {}
     }
     Ok(())
 }
 
-/// Checks a cache mode, of a query or of the request beside it. Every answer is fresh, so all modes
-/// are honoured alike.
+/// Reads a cache mode, of a query or of the request beside it.
 ///
 /// # Errors
 /// [`QueryError::Invalid`]: no such mode.
-pub(super) fn check_cache_mode(value: &Value) -> Result<(), QueryError> {
-    match value.as_str() {
-        Some(mode) if CACHE_MODES.contains(&mode) => Ok(()),
-        _ => Err(fault(format!("\"cacheMode\" must be one of [{}]", CACHE_MODES.join(", ")))),
-    }
+pub(super) fn cache_mode(value: &Value) -> Result<CacheMode, QueryError> {
+    value.as_str().and_then(CacheMode::parse).ok_or_else(|| {
+        let modes = CacheMode::ALL.map(CacheMode::as_str).join(", ");
+        fault(format!("\"cacheMode\" must be one of [{modes}]"))
+    })
 }
 
 fn array<'a>(value: &'a Value, path: &str) -> Result<&'a [Value], Fault> {
@@ -222,15 +243,39 @@ fn response_format(value: &Value) -> Result<ResponseFormat, Fault> {
     }
 }
 
-fn check_join_hints(value: &Value) -> Result<(), Fault> {
-    let hints = array(value, "joinHints")?;
-    for (i, hint) in hints.iter().enumerate() {
+fn join_hints(value: &Value) -> Result<Vec<Vec<String>>, Fault> {
+    let mut hints = Vec::new();
+    for (i, hint) in array(value, "joinHints")?.iter().enumerate() {
         let path = format!("joinHints[{i}]");
-        for (j, cube) in array(hint, &path)?.iter().enumerate() {
-            text(cube, &format!("{path}[{j}]"))?;
+        let cubes = array(hint, &path)?.iter().enumerate();
+        let cubes = cubes.map(|(j, cube)| text(cube, &format!("{path}[{j}]")).map(str::to_owned));
+        hints.push(cubes.collect::<Result<Vec<_>, _>>()?);
+    }
+    // A path without cubes says nothing.
+    hints.retain(|hint| !hint.is_empty());
+    Ok(hints)
+}
+
+/// Only the SQL API makes such joins; here they are refused, after their shape was checked.
+fn check_subquery_joins(value: &Value) -> Result<(), Fault> {
+    let joins = array(value, "subqueryJoins")?;
+    for (i, join) in joins.iter().enumerate() {
+        let path = format!("subqueryJoins[{i}]");
+        for (key, value) in object(join, &path)? {
+            match (key.as_str(), value) {
+                ("sql" | "alias", Value::String(_)) | ("on", Value::String(_) | Value::Object(_)) => {}
+                ("joinType", Value::String(word)) if matches!(word.as_str(), "LEFT" | "INNER") => {}
+                ("joinType", _) => return Err(fault(format!("\"{path}.joinType\" must be one of [LEFT, INNER]"))),
+                ("sql" | "alias", _) => return Err(fault(format!("\"{path}.{key}\" must be a string"))),
+                ("on", _) => return Err(fault(format!("\"{path}.on\" must be one of [string, object]"))),
+                _ => return Err(fault(format!("\"{path}.{key}\" is not allowed"))),
+            }
         }
     }
-    if hints.is_empty() { Ok(()) } else { Err(unsupported("joinHints are")) }
+    if joins.is_empty() {
+        return Ok(());
+    }
+    Err(QueryError::Invalid("subqueryJoins are only supported in the SQL API".to_owned()))
 }
 
 fn filters(value: &Value) -> Result<Vec<FilterNode>, Fault> {
@@ -329,9 +374,10 @@ fn time_dimension(value: &Value, path: &str) -> Result<TimeDimensionRequest, Fau
         time.date_range = Some(date_range(range, &at("dateRange"))?);
     }
     if let Some(ranges) = object.get("compareDateRange") {
-        let ranges = array(ranges, &at("compareDateRange"))?.iter();
-        time.compare_date_range =
-            Some(ranges.map(|r| date_range(r, &at("compareDateRange"))).collect::<Result<_, _>>()?);
+        let path = at("compareDateRange");
+        let ranges = array(ranges, &path)?.iter().enumerate();
+        let ranges = ranges.map(|(i, range)| date_range(range, &format!("{path}[{i}]")));
+        time.compare_date_range = Some(ranges.collect::<Result<_, _>>()?);
     }
     let known = ["dimension", "granularity", "dateRange", "compareDateRange"];
     if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
@@ -388,58 +434,6 @@ fn order_entry(member: &str, direction: &Value, path: &str) -> Result<OrderReque
         _ => return Err(fault(format!("\"{path}\" must be one of [asc, desc]"))),
     };
     Ok(OrderRequest { member: member.to_owned(), descending })
-}
-
-/// The normalised query as answers show it; keys in the recorded order.
-pub(super) fn echo(request: &Request) -> Value {
-    let mut echo = Map::new();
-    let mut put = |key: &str, value: Value| {
-        echo.insert(key.to_owned(), value);
-    };
-    if let Some(measures) = &request.measures {
-        put("measures", json!(measures));
-    }
-    put("dimensions", json!(request.dimensions));
-    put("timeDimensions", request.time_dimensions.iter().map(echo_time_dimension).collect());
-    if let Some(segments) = &request.segments {
-        put("segments", json!(segments));
-    }
-    put("limit", json!(request.limit));
-    if let Some(offset) = request.offset {
-        put("offset", json!(offset));
-    }
-    if let Some(total) = request.total {
-        put("total", json!(total));
-    }
-    put("timezone", json!(request.timezone.unwrap_or(Zone::UTC).name()));
-    if let Some(ungrouped) = request.ungrouped {
-        put("ungrouped", json!(ungrouped));
-    }
-    match request.response_format {
-        None => {}
-        Some(ResponseFormat::Default) => put("responseFormat", json!("default")),
-        Some(ResponseFormat::Compact) => put("responseFormat", json!("compact")),
-        Some(ResponseFormat::Columnar) => put("responseFormat", json!("columnar")),
-    }
-    put("filters", request.filters.iter().map(FilterNode::to_json).collect());
-    put("rowLimit", json!(request.limit));
-    if let Some(order) = &request.order {
-        put("order", order.iter().map(|key| json!({"id": key.member, "desc": key.descending})).collect());
-    }
-    Value::Object(echo)
-}
-
-fn echo_time_dimension(time: &TimeDimensionRequest) -> Value {
-    let mut echo = json!({ "dimension": time.dimension });
-    match &time.date_range {
-        None => {}
-        Some(DateRange::Text(text)) => echo["dateRange"] = json!(text),
-        Some(DateRange::Bounds(bounds)) => echo["dateRange"] = json!(bounds),
-    }
-    if let Some(granularity) = &time.granularity {
-        echo["granularity"] = json!(granularity);
-    }
-    echo
 }
 
 /// `2024-05-15T10:19:02.118Z`, for instants in UTC microseconds.
@@ -517,14 +511,72 @@ mod tests {
         let modes = "\"cacheMode\" must be one of [stale-if-slow, stale-while-revalidate, must-revalidate, no-cache]";
         check_fails(json!({"cache": "always"}), modes);
         check_fails(json!({"cacheMode": 1}), modes);
+        check_fails(json!({"cacheMode": "always"}), modes);
         check(json!({"cache": "no-cache", "cacheMode": "stale-if-slow", "renewQuery": true, "ungrouped": false}));
         check_fails(json!({"responseFormat": "csv"}), "\"responseFormat\" must be one of [default, compact, columnar]");
         assert_eq!(check(json!({"responseFormat": "compact"})).response_format, Some(ResponseFormat::Compact));
         check_fails(json!({"total": 1}), "\"total\" must be a boolean");
+        for given in [json!(["a"]), json!([]), json!("a"), json!(1), json!(true)] {
+            check_fails(json!({"maskedMembers": given}), "maskedMembers cannot be provided in the query");
+        }
+        for absent in [json!(null), json!(false), json!(""), json!(0)] {
+            check(json!({"maskedMembers": absent}));
+        }
+    }
+
+    #[test]
+    fn the_cache_mode_is_the_querys_own_or_the_old_flags() {
+        let mode = |query: Value| check(query).cache.map(CacheMode::as_str);
+        assert_eq!(mode(json!({})), None);
+        assert_eq!(mode(json!({"cache": "no-cache"})), Some("no-cache"));
+        assert_eq!(mode(json!({"cacheMode": "no-cache"})), None);
+        assert_eq!(mode(json!({"renewQuery": true})), Some("must-revalidate"));
+        assert_eq!(mode(json!({"renewQuery": false})), None);
+        assert_eq!(mode(json!({"renewQuery": true, "cache": "stale-if-slow"})), Some("stale-if-slow"));
+        check_fails(json!({"renewQuery": 1}), "\"renewQuery\" must be a boolean");
+    }
+
+    #[test]
+    fn join_hints_are_paths_of_cubes() {
+        assert_eq!(check(json!({"joinHints": [["a", "b"], ["c"], []]})).join_hints, [vec!["a", "b"], vec!["c"]]);
+        assert!(check(json!({"joinHints": []})).join_hints.is_empty());
+        check_fails(json!({"joinHints": {}}), "\"joinHints\" must be an array");
         check_fails(json!({"joinHints": ["orders"]}), "\"joinHints[0]\" must be an array");
-        check_fails(json!({"joinHints": [["orders"]]}), "joinHints are not supported by this version");
-        check(json!({"joinHints": []}));
-        check_fails(json!({"maskedMembers": ["a"]}), "maskedMembers cannot be provided in the query");
+        check_fails(json!({"joinHints": [["a"], [1]]}), "\"joinHints[1][0]\" must be a string");
+        check_fails(json!({"joinHints": [[""]]}), "\"joinHints[0][0]\" is not allowed to be empty");
+    }
+
+    #[test]
+    fn subquery_joins_are_the_sql_apis() {
+        check(json!({"subqueryJoins": []}));
+        let whole = json!({"sql": "SELECT 1", "on": {"expression": "x"}, "joinType": "LEFT", "alias": "j"});
+        check_fails(json!({"subqueryJoins": [whole]}), "subqueryJoins are only supported in the SQL API");
+        check_fails(json!({"subqueryJoins": {}}), "\"subqueryJoins\" must be an array");
+        check_fails(json!({"subqueryJoins": ["x"]}), "\"subqueryJoins[0]\" must be of type object");
+        let outer = "\"subqueryJoins[1].joinType\" must be one of [LEFT, INNER]";
+        check_fails(json!({"subqueryJoins": [{}, {"joinType": "OUTER"}]}), outer);
+        check_fails(json!({"subqueryJoins": [{"sql": 1}]}), "\"subqueryJoins[0].sql\" must be a string");
+        check_fails(json!({"subqueryJoins": [{"on": 1}]}), "\"subqueryJoins[0].on\" must be one of [string, object]");
+        check_fails(json!({"subqueryJoins": [{"x": 1}]}), "\"subqueryJoins[0].x\" is not allowed");
+    }
+
+    #[test]
+    fn a_query_is_an_object_or_an_array_of_objects() {
+        assert!(matches!(parse_asked(&json!({"limit": 1})), Ok(Asked::One(request)) if request.limit == Some(1)));
+        assert!(matches!(parse_asked(&json!([{}, {}])), Ok(Asked::Many(requests)) if requests.len() == 2));
+        assert!(matches!(parse_asked(&json!([])), Ok(Asked::Many(requests)) if requests.is_empty()));
+        for bad in [json!(7), json!([{}, 7]), json!([[{}]])] {
+            let text = "Invalid query format: \"value\" must be of type object";
+            assert_eq!(parse_asked(&bad).expect_err("no object").to_string(), text, "{bad}");
+        }
+    }
+
+    #[test]
+    fn comparing_is_seen_before_the_query_is_read() {
+        let compares = |given: Value| compares_ranges(&json!({"timeDimensions": [{}, {"compareDateRange": given}]}));
+        assert!(compares(json!([])) && compares(json!("last month")) && compares(json!([["a", "b"]])));
+        assert!(!compares(json!(null)) && !compares(json!("")) && !compares(json!(false)) && !compares(json!(0)));
+        assert!(!compares_ranges(&json!({"timeDimensions": 7})) && !compares_ranges(&json!([])));
     }
 
     #[test]
@@ -562,6 +614,12 @@ mod tests {
         check(with("dateRange", json!(null)), "\"timeDimensions[0].dateRange\" must be one of [array, string]");
         check(with("dateRange", json!("")), "\"timeDimensions[0].dateRange\" is not allowed to be empty");
         check(with("dateRange", json!([1])), "\"timeDimensions[0].dateRange[0]\" must be a string");
+        check(with("compareDateRange", json!("last month")), "\"timeDimensions[0].compareDateRange\" must be an array");
+        check(with("compareDateRange", json!(null)), "\"timeDimensions[0].compareDateRange\" must be an array");
+        check(
+            with("compareDateRange", json!(["today", []])),
+            "\"timeDimensions[0].compareDateRange[1]\" must contain at least 1 items",
+        );
         check(
             json!({"dimension": "a.t", "dateRange": "today", "compareDateRange": ["today"]}),
             "\"timeDimensions[0]\" contains a conflict between optional exclusive peers [dateRange, compareDateRange]",
@@ -599,7 +657,8 @@ mod tests {
         let request = check(json!({"filters": [{"dimension": "a.b", "operator": "equals", "values": values}]}));
         let expected = json!([{"member": "a.b", "operator": "equals",
             "values": ["x", "", "10.5", "100000", "-7", "1", "true", null]}]);
-        assert_eq!(echo(&request)["filters"], expected);
+        let filters: Value = request.filters.iter().map(FilterNode::to_json).collect();
+        assert_eq!(filters, expected);
     }
 
     #[test]
@@ -613,17 +672,6 @@ mod tests {
         check_fails(json!({"filters": [deeper]}), "\"filters[0]\" is nested too deeply: at most 50 levels");
         let wide = vec![json!({"member": "a.b", "operator": "set"}); 2000];
         assert_eq!(check(json!({"filters": wide})).filters.len(), 2000);
-    }
-
-    #[test]
-    fn the_echo_has_the_recorded_keys_in_order() {
-        let mut request = check(json!({
-            "measures": ["a.n"], "segments": ["a.s"], "order": {"a.n": "desc"}, "offset": 5, "total": true,
-            "timeDimensions": [{"dimension": "a.t", "granularity": "day", "dateRange": ["x", "y"]}],
-        }));
-        request.limit = Some(10);
-        let expected = r#"{"measures":["a.n"],"dimensions":[],"timeDimensions":[{"dimension":"a.t","dateRange":["x","y"],"granularity":"day"}],"segments":["a.s"],"limit":10,"offset":5,"total":true,"timezone":"UTC","filters":[],"rowLimit":10,"order":[{"id":"a.n","desc":true}]}"#;
-        assert_eq!(echo(&request).to_string(), expected);
     }
 
     #[test]

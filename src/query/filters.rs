@@ -3,9 +3,7 @@
 //! Two walks: [`resolve_dates`] replaces date words by dates, as the echo shows them; [`resolve`]
 //! turns names into ids and texts into values.
 
-use chrono::NaiveDateTime;
-
-use super::dates::{Span, Stamp, UnparsableDate, parse_bounds, parse_stamp, parse_text};
+use super::dates::{Now, Span, Stamp, UnparsableDate, parse_bounds, parse_stamp, parse_text};
 use super::request::{FilterLeaf, FilterNode, Operator};
 use super::{Column, Filter, Place, QueryError, Relation, Test, Value};
 use crate::model::{DataType, MeasureId, MemberId, Model};
@@ -63,7 +61,7 @@ pub(super) fn check_values(nodes: &[FilterNode]) -> Result<(), QueryError> {
 ///
 /// # Errors
 /// [`QueryError::Invalid`]: a value is no date.
-pub(super) fn resolve_dates(nodes: &mut [FilterNode], now: NaiveDateTime) -> Result<(), QueryError> {
+pub(super) fn resolve_dates(nodes: &mut [FilterNode], now: Now) -> Result<(), QueryError> {
     for node in nodes {
         match node {
             FilterNode::And(children) | FilterNode::Or(children) => resolve_dates(children, now)?,
@@ -73,7 +71,7 @@ pub(super) fn resolve_dates(nodes: &mut [FilterNode], now: NaiveDateTime) -> Res
     Ok(())
 }
 
-fn resolve_leaf_dates(leaf: &mut FilterLeaf, now: NaiveDateTime) -> Result<(), QueryError> {
+fn resolve_leaf_dates(leaf: &mut FilterLeaf, now: Now) -> Result<(), QueryError> {
     use Operator::{AfterDate, AfterOrOnDate, BeforeDate, BeforeOrOnDate, InDateRange, NotInDateRange, OnTheDate};
     let ranged = matches!(leaf.operator, InDateRange | NotInDateRange | OnTheDate);
     if !ranged && !matches!(leaf.operator, BeforeDate | BeforeOrOnDate | AfterDate | AfterOrOnDate) {
@@ -359,7 +357,7 @@ mod tests {
     #[track_caller]
     fn check(operator: Operator, values: &[Option<&str>], data_type: DataType, expected: &Test) {
         let mut node = leaf(operator, values);
-        let now = "2024-05-15T10:20:00".parse().expect("a timestamp");
+        let now = Now::at(to_micros("2024-05-15T10:20:00".parse().expect("a timestamp")), Zone::UTC);
         resolve_leaf_dates(&mut node, now).expect("dates resolve");
         assert_eq!(&test(&node, data_type, Zone::UTC).expect("a valid filter"), expected);
     }
@@ -367,7 +365,7 @@ mod tests {
     #[track_caller]
     fn check_fails(operator: Operator, values: &[Option<&str>], data_type: DataType, expected: &str) {
         let mut node = leaf(operator, values);
-        let now = "2024-05-15T10:20:00".parse().expect("a timestamp");
+        let now = Now::at(to_micros("2024-05-15T10:20:00".parse().expect("a timestamp")), Zone::UTC);
         let result = resolve_leaf_dates(&mut node, now).and_then(|()| test(&node, data_type, Zone::UTC));
         assert_eq!(result.expect_err("a faulty filter").to_string(), expected);
     }

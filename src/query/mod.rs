@@ -5,8 +5,10 @@
 //! source, with reasons) → [`plan`] (a small typed tree) → [`lower`] (SQL text; the only place that
 //! writes SQL) → [`execute`] (batches). All but the last are pure functions.
 
+mod date_words;
 pub mod dates;
 pub mod execute;
+pub mod expand;
 mod filters;
 #[cfg(test)]
 mod golden;

@@ -2,16 +2,14 @@
 //!
 //! Pure: `now` and the limits are arguments. Nothing after this room can meet an unknown member.
 
-use chrono::NaiveDateTime;
-
-use super::dates::{parse_bounds, parse_text};
+use super::dates::{Now, parse_bounds, parse_text};
 use super::filters;
 use super::request::{DateRange, Request, TimeDimensionRequest};
 use super::{OrderKey, OutputColumn, Query, QueryError, TimeDimension};
 use crate::model::{DataType, DimensionId, MeasureId, MemberId, Model, SegmentId, UnknownMember};
 use crate::names::MemberPath;
 use crate::preagg::layout::alias;
-use crate::time::{Granularity, TimeRange, Zone, from_micros, utc_to_local};
+use crate::time::{Granularity, TimeRange, Zone};
 
 /// Defaults and bounds from the configuration.
 #[derive(Debug, Clone)]
@@ -77,8 +75,8 @@ fn fill_in(request: &Request, limits: &Limits, now: i64) -> Result<(Request, Vec
     if echo.ungrouped == Some(true) {
         return Err(QueryError::Invalid("ungrouped queries are not supported by this version".to_owned()));
     }
-    if echo.time_dimensions.iter().any(|time| time.compare_date_range.is_some()) {
-        return Err(QueryError::Invalid("compareDateRange is not supported by this version".to_owned()));
+    if !echo.join_hints.is_empty() {
+        return Err(QueryError::Invalid("joinHints are not supported by this version".to_owned()));
     }
     split_three_part_names(&mut echo);
     let selects = echo.measures.as_ref().is_some_and(|measures| !measures.is_empty())
@@ -95,7 +93,7 @@ fn fill_in(request: &Request, limits: &Limits, now: i64) -> Result<(Request, Vec
     }
     echo.limit = Some(limit);
     let zone = *echo.timezone.get_or_insert(limits.timezone);
-    let now = from_micros(utc_to_local(now, zone));
+    let now = Now::at(now, zone);
     let ranges = echo.time_dimensions.iter_mut().map(|time| resolve_range(time, now)).collect::<Result<_, _>>()?;
     filters::resolve_dates(&mut echo.filters, now)?;
     Ok((echo, ranges))
@@ -117,7 +115,7 @@ fn split_three_part_names(echo: &mut Request) {
     }
 }
 
-fn resolve_range(time: &mut TimeDimensionRequest, now: NaiveDateTime) -> Result<Option<TimeRange>, QueryError> {
+fn resolve_range(time: &mut TimeDimensionRequest, now: Now) -> Result<Option<TimeRange>, QueryError> {
     let span = match &time.date_range {
         None => return Ok(None),
         Some(DateRange::Text(text)) => parse_text(text, now)?,

@@ -30,6 +30,10 @@ pub struct Request {
     pub ungrouped: Option<bool>,
     /// Shape of the rows.
     pub response_format: Option<ResponseFormat>,
+    /// How fresh the answer must be; none when neither the query nor the request beside it says.
+    pub cache: Option<CacheMode>,
+    /// Paths of cube names that the joins must follow, before those of the members.
+    pub join_hints: Vec<Vec<String>>,
 }
 
 /// `timeDimensions[i]`.
@@ -178,6 +182,40 @@ impl Operator {
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         Self::ALL.into_iter().find(|(_, operator)| *operator == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// `cache`: how fresh an answer must be (`http-api.md` §5.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// A stale answer only when a fresh one takes too long.
+    #[default]
+    StaleIfSlow,
+    /// A stale answer at once; a fresh one is made behind it.
+    StaleWhileRevalidate,
+    /// A fresh answer.
+    MustRevalidate,
+    /// An answer that was kept is not even looked at.
+    NoCache,
+}
+
+impl CacheMode {
+    /// Every mode, in the order of Cube's texts.
+    pub const ALL: [Self; 4] = [Self::StaleIfSlow, Self::StaleWhileRevalidate, Self::MustRevalidate, Self::NoCache];
+
+    /// Reads the word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.as_str() == word)
+    }
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StaleIfSlow => "stale-if-slow",
+            Self::StaleWhileRevalidate => "stale-while-revalidate",
+            Self::MustRevalidate => "must-revalidate",
+            Self::NoCache => "no-cache",
+        }
     }
 }
 

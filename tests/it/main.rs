@@ -13,6 +13,7 @@ mod events;
 mod generate;
 mod jobs;
 mod languages;
+mod multi;
 mod property;
 mod readme;
 mod recorded;

@@ -360,9 +360,23 @@ async fn query(args: QueryArgs) -> anyhow::Result<ExitCode> {
     if let Some(error) = answer.get("error") {
         bail!("{}", error.as_str().unwrap_or("the server gave no reason"));
     }
-    let shown = if args.full { &answer } else { answer.get("data").unwrap_or(&answer) };
-    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(shown)?)?;
+    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&shown(answer, args.full))?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is printed: of one query its result, of several all of them; without `full` only the rows.
+fn shown(mut answer: Value, full: bool) -> Value {
+    let several = answer["queryType"] != "regularQuery";
+    if several && full {
+        return answer;
+    }
+    let Some(Value::Array(mut results)) = answer.get_mut("results").map(Value::take) else {
+        return answer["data"].take();
+    };
+    if !full {
+        results.iter_mut().for_each(|result| *result = result["data"].take());
+    }
+    if several { Value::Array(results) } else { results.pop().unwrap_or_default() }
 }
 
 /// Asks until the answer is there; the body also of an error.
@@ -372,8 +386,9 @@ async fn ask(origin: String, token: String, query: Value) -> anyhow::Result<Valu
         let url = format!("{origin}/cubejs-api/v1/load");
         loop {
             let request = agent.post(&url).header("Authorization", &token);
-            let mut response =
-                request.send_json(json!({ "query": query })).with_context(|| format!("failed to reach {origin}"))?;
+            let mut response = request
+                .send_json(json!({"query": query, "queryType": "multi"}))
+                .with_context(|| format!("failed to reach {origin}"))?;
             let body: Value = response
                 .body_mut()
                 .with_config()

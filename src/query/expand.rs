@@ -2,7 +2,11 @@
 //! (`http-api.md` §5.14). Pure, and before names mean anything.
 
 use super::QueryError;
-use super::request::{DateRange, Request};
+use super::request::{DateRange, FilterNode, Request};
+
+/// Most bytes that the members and filter values of a query may come to when they are repeated for every
+/// range that is compared.
+const MAX_REPEATED_BYTES: usize = 64 << 20;
 
 /// What the `query` of a request holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +71,10 @@ pub fn expand(asked: Asked, most: usize) -> Result<Expansion, QueryError> {
     if ranges.len() > most {
         return Err(too_many("Too many ranges in compareDateRange", ranges.len()));
     }
+    if weight(&request).saturating_mul(ranges.len()) > MAX_REPEATED_BYTES {
+        let text = format!("The query is too large to be repeated for {} ranges in compareDateRange", ranges.len());
+        return Err(QueryError::Invalid(text));
+    }
     let requests = ranges.iter().map(|range| with_range(&request, time_dimension, range)).collect();
     Ok(Expansion { kind: QueryType::CompareDateRange { time_dimension }, requests })
 }
@@ -85,6 +93,26 @@ fn compared(request: &Request) -> Result<Option<(usize, &[DateRange])>, QueryErr
         ))),
         found => Ok(found),
     }
+}
+
+/// About how many bytes a copy of the request takes.
+fn weight(request: &Request) -> usize {
+    const LEAF: usize = 64;
+    fn filter(node: &FilterNode) -> usize {
+        match node {
+            FilterNode::And(children) | FilterNode::Or(children) => LEAF + children.iter().map(filter).sum::<usize>(),
+            FilterNode::Leaf(leaf) => {
+                let values = leaf.values.as_deref().unwrap_or_default().iter();
+                let bytes = values.map(|value| LEAF + value.as_deref().map_or(0, str::len)).sum::<usize>();
+                LEAF + leaf.member.len() + bytes
+            }
+        }
+    }
+    let names = request.measures.iter().chain([&request.dimensions]).chain(&request.segments).flatten();
+    let order = request.order.iter().flatten().map(|key| &key.member);
+    let times = request.time_dimensions.iter().map(|time| &time.dimension);
+    let names = names.chain(order).chain(times).chain(request.join_hints.iter().flatten());
+    names.map(|name| LEAF + name.len()).sum::<usize>() + request.filters.iter().map(filter).sum::<usize>()
 }
 
 fn with_range(request: &Request, time_dimension: usize, range: &DateRange) -> Request {
@@ -128,7 +156,7 @@ fn first_granularity(request: &Request) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::request::TimeDimensionRequest;
+    use crate::query::request::{FilterLeaf, Operator, TimeDimensionRequest};
 
     fn by(granularity: &str) -> TimeDimensionRequest {
         TimeDimensionRequest {
@@ -182,6 +210,24 @@ mod tests {
         check_fails(Asked::Many(vec![Request::default(); 4]), text);
         assert_eq!(expand(Asked::One(request(vec![comparing(&["today"; 3])])), 3).expect("three").requests.len(), 3);
         assert_eq!(expand(Asked::Many(vec![Request::default(); 3]), 3).expect("three").requests.len(), 3);
+    }
+
+    #[test]
+    fn large_queries_are_not_repeated_without_bound() {
+        let leaf = |bytes: usize| FilterLeaf {
+            member: "orders.status".to_owned(),
+            operator: Operator::Equals,
+            values: Some(vec![Some("x".repeat(bytes)), None]),
+        };
+        let large = |bytes: usize| Request {
+            filters: vec![FilterNode::Or(vec![FilterNode::Leaf(leaf(bytes))])],
+            ..request(vec![comparing(&["today", "yesterday"])])
+        };
+        assert_eq!(expand(Asked::One(large(31 << 20)), 3).expect("small enough").requests.len(), 2);
+        let text = "The query is too large to be repeated for 2 ranges in compareDateRange";
+        check_fails(Asked::One(large(32 << 20)), text);
+        let many = Request { measures: Some(vec!["a.b".to_owned(); 1 << 20]), ..large(1) };
+        check_fails(Asked::One(many), text);
     }
 
     #[test]

@@ -154,6 +154,31 @@ fn wrong_types_are_told_by_path() {
 }
 
 #[test]
+fn rare_keys_are_checked_too() {
+    let server = start();
+    let cases = [
+        (json!({"ungrouped": "maybe"}), r#""ungrouped" must be a boolean"#),
+        (json!({"renewQuery": 7}), r#""renewQuery" must be a boolean"#),
+        (json!({"cache": "always"}), r#""cacheMode" must be one of [stale-if-slow"#),
+        (json!({"joinHints": ["events"]}), r#""joinHints[0]" must be an array"#),
+        (json!({"joinHints": [["events", 1]]}), r#""joinHints[0][1]" must be a string"#),
+        (
+            json!({"subqueryJoins": [{"joinType": "OUTER"}]}),
+            r#""subqueryJoins[0].joinType" must be one of [LEFT, INNER]"#,
+        ),
+        (json!({"subqueryJoins": [{"sql": "SELECT 1"}]}), "subqueryJoins are only supported in the SQL API"),
+        (json!({"maskedMembers": ["events.id"]}), "maskedMembers cannot be provided in the query"),
+        (json!({"measures": [{"expression": "1"}]}), "Expressions are not allowed in this context"),
+        (json!({"measures": ["{\"expression\": 1}"]}), "Expressions are not allowed in this context"),
+        (json!({"segments": [{"expression": "1"}]}), "Expressions are not allowed in this context"),
+    ];
+    for (more, fault) in cases {
+        check_refused(&ask(&server, &query(&more)), fault);
+    }
+    server.assert_alive();
+}
+
+#[test]
 fn large_and_deep_requests_are_bounded() {
     let project = events_project(&["2024-01"], 30);
     let server = Server::start_with(&project, &[("CUBEJS_MAX_REQUEST_SIZE", "11mb")]);

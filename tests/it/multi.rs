@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::events::{Month, events_project, selector, write_events};
-use crate::server::{LOAD, Project, Reply, Server, is_live, valid_token};
+use crate::server::{LOAD, Project, Reply, SECRET, Server, is_live, printed, run, valid_token};
 
 const DRY_RUN: &str = "/cubejs-api/v1/dry-run";
 const SQL: &str = "/cubejs-api/v1/sql";
@@ -442,6 +442,25 @@ fn the_old_flag_and_cache_modes_are_taken() {
     assert_eq!(mode(&day, json!(null)), json!("stale-if-slow"));
     assert_eq!(mode(&with(&day, &json!({"renewQuery": true})), json!(null)), json!("must-revalidate"));
     assert_eq!(mode(&with(&day, &json!({"cache": "no-cache"})), json!("must-revalidate")), json!("must-revalidate"));
+}
+
+#[test]
+fn the_command_line_prints_every_result() {
+    let project = project();
+    let print = |query: &Value, more: &[&str]| {
+        let query = query.to_string();
+        let args: Vec<&str> = ["query", &query].into_iter().chain(more.iter().copied()).collect();
+        let output = run(project.path(), &[("CUBEJS_API_SECRET", SECRET)], &args);
+        assert!(output.status.success(), "{}", printed(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", printed(&output)))
+    };
+    let day = by_day("events", &json!("2024-01-05"));
+    let plain = print(&day, &[]);
+    assert_eq!(plain[0]["events.count"], json!("2"));
+    assert_eq!(print(&day, &["--full"])["data"], plain);
+    let series = print(&comparing(&json!([["2024-01-05"], ["2024-01-06"]])), &[]);
+    assert_eq!((&series[0][0]["events.count"], &series[1][0]["events.count"]), (&json!("2"), &json!("1")));
+    assert_eq!(print(&json!([day]), &["--full"])["queryType"], json!("blendingQuery"));
 }
 
 #[test]

@@ -188,17 +188,25 @@ fn number_word(word: &str) -> Option<i64> {
     }
 }
 
-/// A weekday is the coming one, today included; with `last` the one before.
+/// A weekday is the coming one, today included; with `last` the one before today, with `next` that of the
+/// following week (Monday first).
 fn parse_weekday(text: &str, now: NaiveDateTime) -> Option<NaiveDateTime> {
-    let (last, name) = match text.split_once(' ') {
-        Some(("last", name)) => (true, name),
-        Some(("this" | "next", name)) => (false, name),
-        _ => (false, text),
+    let (word, name) = match text.split_once(' ') {
+        Some((word @ ("last" | "this" | "next" | "on"), name)) => (word, name),
+        _ => ("", text),
     };
     // The parser of `chrono` knows full names and three letters only.
-    let wanted: Weekday = name.strip_prefix("on ").unwrap_or(name).parse().ok()?;
+    let wanted: Weekday = name.parse().ok()?;
     let ahead = i64::from(wanted.days_since(now.weekday()));
-    shift(now, Granularity::Day, if last { ahead - 7 } else { ahead })
+    let days = match word {
+        "last" => ahead - 7,
+        "next" => {
+            let of_week = |day: Weekday| i64::from(day.num_days_from_monday());
+            7 + of_week(wanted) - of_week(now.weekday())
+        }
+        _ => ahead,
+    };
+    shift(now, Granularity::Day, days)
 }
 
 /// `jan 31 2024`, `january 31st, 2024`, `31 jan 2024`, `march 2024` (its first day), `1/31/2024`,
@@ -333,7 +341,20 @@ mod tests {
     fn weekdays_are_the_coming_ones() {
         check("wednesday", "2024-05-15", "2024-05-15");
         check("monday", "2024-05-20", "2024-05-20");
+        check("on sunday", "2024-05-19", "2024-05-19");
+        check("this friday", "2024-05-17", "2024-05-17");
         check("last monday", "2024-05-13", "2024-05-13");
+        check("last wednesday", "2024-05-08", "2024-05-08");
+    }
+
+    #[test]
+    fn next_weekdays_are_those_of_the_following_week() {
+        check("next monday", "2024-05-20", "2024-05-20");
+        check("next wednesday", "2024-05-22", "2024-05-22");
+        check("next sunday", "2024-05-26", "2024-05-26");
+        check_at(now_in("UTC", "2024-05-18T10:00:00"), "next saturday", "2024-05-25", "2024-05-25");
+        check_at(now_in("UTC", "2024-05-19T10:00:00"), "next monday", "2024-05-20", "2024-05-20");
+        check_at(now_in("UTC", "2024-05-19T10:00:00"), "next sunday", "2024-05-26", "2024-05-26");
     }
 
     #[test]

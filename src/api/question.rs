@@ -88,6 +88,8 @@ fn cache_argument(arguments: &Map<String, Value>) -> Result<Option<CacheMode>, Q
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
     use serde_json::json;
 
     use super::*;
@@ -195,5 +197,87 @@ mod tests {
         assert!(
             mode(json!({"query": {}, "cache": "x"})).expect_err("no mode").contains("\"cacheMode\" must be one of")
         );
+    }
+
+    /// Puts another value at a random place.
+    fn mutate(random: &mut ChaCha8Rng, value: &mut Value) {
+        const WORDS: [&str; 20] = [
+            "orders.count",
+            "orders.status",
+            "orders.created_at",
+            "orders.created_at.day",
+            "orders.nope",
+            "orders",
+            "day",
+            "Month",
+            "fiscal_year",
+            "last 3 months",
+            "from 2 weeks ago to now",
+            "2024-02-30",
+            "last 99999999 years",
+            "inDateRange",
+            "compact",
+            "",
+            "{",
+            "\u{0}",
+            "💥",
+            "10",
+        ];
+        let children: Vec<&mut Value> = match value {
+            Value::Array(items) => items.iter_mut().collect(),
+            Value::Object(entries) => entries.values_mut().collect(),
+            _ => Vec::new(),
+        };
+        if !children.is_empty() && random.random_ratio(5, 6) {
+            let at = random.random_range(0..children.len());
+            return children.into_iter().nth(at).into_iter().for_each(|child| mutate(random, child));
+        }
+        *value = match random.random_range(0..9) {
+            0 => Value::Null,
+            1 => json!(random.random::<bool>()),
+            2 => json!(random.random_range(-3..20_i64)),
+            3 => json!(random.random::<f64>() * 1e300),
+            4 => json!([]),
+            5 => json!([value, WORDS[random.random_range(0..WORDS.len())]]),
+            6 => json!({ WORDS[random.random_range(0..WORDS.len())]: value }),
+            _ => json!(WORDS[random.random_range(0..WORDS.len())]),
+        };
+    }
+
+    #[test]
+    fn random_queries_are_answered_or_refused() {
+        let mut random = ChaCha8Rng::seed_from_u64(20_240_515);
+        let filter = json!({"or": [{"member": "orders.created_at", "operator": "inDateRange", "values": ["today"]},
+            {"member": "orders.status", "operator": "equals", "values": ["x", null]}]});
+        let mut rich = comparing(json!(["today", ["2024-01-01", "2024-01-02"]]));
+        for (key, value) in [
+            ("dimensions", json!(["orders.status"])),
+            ("filters", json!([filter])),
+            ("order", json!([["orders.count", "desc"]])),
+            ("limit", json!(5)),
+            ("timezone", json!("Europe/Berlin")),
+            ("joinHints", json!([])),
+        ] {
+            rich[key] = value;
+        }
+        let bases = [by("day"), rich.clone(), json!([by("day"), by("day")]), json!([rich])];
+        let (mut several, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut query = bases[random.random_range(0..bases.len())].clone();
+            for _ in 0..random.random_range(0..3) {
+                mutate(&mut random, &mut query);
+            }
+            match run(json!({"query": query, "queryType": "multi"})) {
+                Ok((kind, parts)) => {
+                    several += usize::from(kind != QueryType::Regular);
+                    assert!(!parts.is_empty() && parts.len() <= MOST, "{query}");
+                }
+                Err(text) => {
+                    refused += 1;
+                    assert!(!text.is_empty(), "{query}");
+                }
+            }
+        }
+        assert!(several > 1000 && refused > 1000, "{several} of several queries, {refused} refused");
     }
 }

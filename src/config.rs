@@ -33,7 +33,7 @@ pub struct Config {
     pub jwt: JwtOptions,
     /// `CUBEJS_DEFAULT_API_SCOPES`, or all but `jobs`.
     pub default_scopes: Vec<String>,
-    /// `CUBEJS_DB_QUERY_DEFAULT_LIMIT`.
+    /// `CUBEJS_DB_QUERY_DEFAULT_LIMIT`; where it is greater, `max_rows` counts.
     pub default_rows: u64,
     /// `CUBEJS_DB_QUERY_LIMIT`.
     pub max_rows: u64,
@@ -475,9 +475,6 @@ impl Reader {
                  CUBEJS_API_SECRET={secret}{more}\n  to {}, or use `quarry dev` on your own machine",
                 file.display()
             ));
-        }
-        if config.default_rows > config.max_rows && self.text("CUBEJS_DB_QUERY_DEFAULT_LIMIT").is_some() {
-            self.faults.push("CUBEJS_DB_QUERY_DEFAULT_LIMIT is above CUBEJS_DB_QUERY_LIMIT".to_owned());
         }
     }
 }

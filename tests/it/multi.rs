@@ -355,6 +355,10 @@ fn row_limits_come_from_the_environment() {
     let reply = server.ask(&with(&times, &json!({"limit": 8})));
     assert_eq!((reply.status, reply.error().as_str()), (400, "Error: The query limit has been exceeded."));
     assert_eq!(server.post(DRY_RUN, &json!({ "query": times })).value()["normalizedQueries"][0]["rowLimit"], json!(5));
+    drop(server);
+    let settings = [("CUBEJS_DB_QUERY_DEFAULT_LIMIT", "20"), ("CUBEJS_DB_QUERY_LIMIT", "7")];
+    let server = Server::start_with(&project, &settings);
+    assert_eq!(server.load(&times)["query"]["limit"], json!(7), "the smaller one counts");
 }
 
 #[test]

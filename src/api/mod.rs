@@ -99,6 +99,13 @@ static ROUTES: &[Route] = &[
         access: Access::Scoped(Scope::Data),
         handle: |parts, call| load::load(parts, call).boxed(),
     },
+    // Over HTTP a subscription is a client that asks again.
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/subscribe",
+        access: Access::Scoped(Scope::Data),
+        handle: |parts, call| load::load(parts, call).boxed(),
+    },
     Route {
         methods: &[Method::GET, Method::POST],
         path: "/cubejs-api/v1/sql",

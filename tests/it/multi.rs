@@ -8,6 +8,7 @@ use crate::server::{LOAD, Project, Reply, SECRET, Server, is_live, printed, run,
 
 const DRY_RUN: &str = "/cubejs-api/v1/dry-run";
 const SQL: &str = "/cubejs-api/v1/sql";
+const SUBSCRIBE: &str = "/cubejs-api/v1/subscribe";
 
 /// 30 events from the 5th to the 24th of January 2024 (2, 1, 2, 1… a day), 3 visits on each of its first 10 days.
 fn start() -> Server {
@@ -233,6 +234,8 @@ fn get_and_post_are_equal() {
         assert_eq!(timeless(got.value()), timeless(load(&server, &query)));
         let text = server.post(LOAD, &json!({"query": query.to_string(), "queryType": "multi"}));
         assert_eq!(timeless(text.value()), timeless(got.value()), "JSON text in a body");
+        let subscribed = server.get(&format!("{SUBSCRIBE}?queryType=multi&query={encoded}"));
+        assert_eq!(timeless(subscribed.value()), timeless(got.value()));
         for path in [DRY_RUN, SQL] {
             let got = server.get(&format!("{path}?query={encoded}"));
             assert_eq!(got.status, 200, "{path}: {}", got.body);
@@ -402,12 +405,12 @@ fn dry_runs_tell_what_a_request_is_taken_for() {
 }
 
 #[test]
-fn dry_runs_need_the_data_scope() {
+fn dry_runs_and_subscriptions_need_the_data_scope() {
     let project = project();
     let server = Server::start_with(&project, &[("CUBEJS_DEFAULT_API_SCOPES", "meta,sql")]);
-    for method in ["GET", "POST"] {
-        let reply = server.call(method, DRY_RUN).token(&valid_token()).send();
-        assert_eq!((reply.status, reply.error().as_str()), (403, "API scope is missing: data"), "{method}");
+    for (method, path) in [("GET", DRY_RUN), ("POST", DRY_RUN), ("GET", SUBSCRIBE), ("POST", SUBSCRIBE)] {
+        let reply = server.call(method, path).token(&valid_token()).send();
+        assert_eq!((reply.status, reply.error().as_str()), (403, "API scope is missing: data"), "{method} {path}");
     }
 }
 

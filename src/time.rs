@@ -103,6 +103,138 @@ impl fmt::Display for Granularity {
     }
 }
 
+/// A length of calendar time: months, then exact microseconds. `1 quarter` is three months, `1 week` seven days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Interval {
+    /// Calendar months, maybe negative.
+    pub months: i64,
+    /// Exact microseconds, maybe negative.
+    pub micros: i64,
+}
+
+/// Microseconds of a day.
+pub const DAY_MICROS: i64 = 86_400_000_000;
+
+impl Interval {
+    /// Nothing.
+    pub const ZERO: Self = Self { months: 0, micros: 0 };
+
+    /// One bucket of a standard granularity.
+    pub fn of(granularity: Granularity) -> Self {
+        let micros = |micros| Self { months: 0, micros };
+        let months = |months| Self { months, micros: 0 };
+        match granularity {
+            Granularity::Second => micros(1_000_000),
+            Granularity::Minute => micros(60_000_000),
+            Granularity::Hour => micros(3_600_000_000),
+            Granularity::Day => micros(DAY_MICROS),
+            Granularity::Week => micros(7 * DAY_MICROS),
+            Granularity::Month => months(1),
+            Granularity::Quarter => months(3),
+            Granularity::Year => months(12),
+        }
+    }
+
+    /// Reads `N unit` repeated (`1 month 15 days`, `-1 day`), units second to year, plural allowed
+    /// (`data-model.md` §4.3). The smallest unit named comes with it.
+    pub fn parse(text: &str) -> Option<(Self, Granularity)> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let mut sum = Self::ZERO;
+        let mut smallest = Granularity::Year;
+        if words.is_empty() || words.len() % 2 == 1 || words.len() > 16 {
+            return None;
+        }
+        for pair in words.chunks_exact(2) {
+            let [number, unit] = pair else { return None };
+            let digits = number.strip_prefix('-').unwrap_or(number);
+            if digits.is_empty() || digits.len() > 9 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+                return None;
+            }
+            let count: i64 = number.parse().ok()?;
+            let unit = Granularity::ALL.into_iter().find(|g| unit.strip_suffix('s').unwrap_or(unit) == g.as_str())?;
+            let step = Self::of(unit);
+            sum.months = sum.months.checked_add(step.months.checked_mul(count)?)?;
+            sum.micros = sum.micros.checked_add(step.micros.checked_mul(count)?)?;
+            smallest = smallest.min(unit);
+        }
+        Some((sum, smallest))
+    }
+
+    /// The opposite length.
+    pub fn negated(self) -> Self {
+        Self { months: -self.months, micros: -self.micros }
+    }
+
+    /// The moment so much later; a day that the month does not have becomes its last one. Stays in the calendar.
+    pub fn after(self, local: NaiveDateTime) -> NaiveDateTime {
+        let months = u32::try_from(self.months.unsigned_abs().min(u64::from(u32::MAX))).unwrap_or(u32::MAX);
+        let months = chrono::Months::new(months);
+        let (moved, far) = if self.months < 0 {
+            (local.checked_sub_months(months), NaiveDateTime::MIN)
+        } else {
+            (local.checked_add_months(months), NaiveDateTime::MAX)
+        };
+        let moved = moved.unwrap_or(far);
+        let far = if self.micros < 0 { NaiveDateTime::MIN } else { NaiveDateTime::MAX };
+        moved.checked_add_signed(Duration::microseconds(self.micros)).unwrap_or(far)
+    }
+
+    /// About so many microseconds, to compare lengths and to estimate.
+    pub fn approximate_micros(self) -> i64 {
+        // 30.436875 days: a month of the Gregorian calendar on average.
+        self.months.saturating_mul(2_629_746_000_000).saturating_add(self.micros)
+    }
+}
+
+/// Buckets of one length, counted from an origin (`data-model.md` §16.4, target: calendar months, fixed origin).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Bins {
+    /// Length of a bucket; longer than nothing.
+    pub step: Interval,
+    /// Local microseconds at which a bucket starts.
+    pub origin: i64,
+}
+
+impl Bins {
+    /// The buckets of a standard granularity.
+    pub fn of(granularity: Granularity) -> Self {
+        // The epoch was a Thursday; ISO weeks start on Monday.
+        let origin = if granularity == Granularity::Week { 4 * DAY_MICROS } else { 0 };
+        Self { step: Interval::of(granularity), origin }
+    }
+
+    /// Start of the bucket of this number, counted from the origin.
+    fn start(self, number: i64) -> NaiveDateTime {
+        let step = Interval {
+            months: self.step.months.saturating_mul(number),
+            micros: self.step.micros.saturating_mul(number),
+        };
+        step.after(from_micros(self.origin))
+    }
+
+    fn number(self, local: NaiveDateTime) -> i64 {
+        let passed = to_micros(local).saturating_sub(self.origin);
+        let mut number = passed.div_euclid(self.step.approximate_micros().max(1));
+        while self.start(number) > local && number > i64::MIN / 2 {
+            number -= 1;
+        }
+        while self.start(number + 1) <= local && self.start(number + 1) > self.start(number) {
+            number += 1;
+        }
+        number
+    }
+
+    /// Start of the bucket that holds `local`.
+    pub fn truncate(self, local: NaiveDateTime) -> NaiveDateTime {
+        self.start(self.number(local))
+    }
+
+    /// Start of the bucket after the one that holds `local`.
+    pub fn next(self, local: NaiveDateTime) -> NaiveDateTime {
+        self.start(self.number(local) + 1)
+    }
+}
+
 /// A half-open range `start <= t < end` in microseconds since 1970-01-01T00:00:00.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimeRange {
@@ -240,6 +372,62 @@ mod tests {
         assert!(Granularity::Day.serves(Granularity::Week));
         assert!(Granularity::Month.serves(Granularity::Year));
         assert!(!Granularity::Day.serves(Granularity::Hour));
+    }
+
+    #[test]
+    fn intervals_are_read_and_added_by_the_calendar() {
+        let read = |text: &str| Interval::parse(text).map(|(i, unit)| (i.months, i.micros, unit));
+        assert_eq!(read("1 month 15 days"), Some((1, 15 * DAY_MICROS, Granularity::Day)));
+        assert_eq!(read("-2 quarters"), Some((-6, 0, Granularity::Quarter)));
+        assert_eq!(read("1 year 1 week"), Some((12, 7 * DAY_MICROS, Granularity::Week)));
+        for wrong in ["", "day", "1", "1 fortnight", "one day", "1.5 days", "1 day 2", "--1 day", "9999999999 days"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        let after = |text: &str, from: &str| {
+            let (interval, _) = Interval::parse(text).expect("an interval");
+            format_local(to_micros(interval.after(from_micros(at(from)))))
+        };
+        assert_eq!(after("1 month", "2024-01-31T10:00:00"), "2024-02-29T10:00:00.000");
+        assert_eq!(after("-1 year", "2024-02-29T10:00:00"), "2023-02-28T10:00:00.000");
+        assert_eq!(after("1 month -1 day", "2024-01-31T00:00:00"), "2024-02-28T00:00:00.000");
+    }
+
+    #[track_caller]
+    fn check_bin(interval: &str, origin: &str, text: &str, start: &str, next: &str) {
+        let (step, _) = Interval::parse(interval).expect("an interval");
+        let bins = Bins { step, origin: at(origin) };
+        let t = from_micros(at(text));
+        assert_eq!(to_micros(bins.truncate(t)), at(start), "{interval} start of {text}");
+        assert_eq!(to_micros(bins.next(t)), at(next), "{interval} after {text}");
+    }
+
+    #[test]
+    fn bins_count_from_their_origin() {
+        let day = |d: &str| format!("{d}T00:00:00");
+        let check = |interval: &str, origin: &str, t: &str, start: &str, next: &str| {
+            check_bin(interval, &day(origin), t, &day(start), &day(next));
+        };
+        check("1 year", "2024-04-01", "2025-03-31T23:59:59", "2024-04-01", "2025-04-01");
+        check("1 year", "2024-04-01", "1969-03-31T23:59:59", "1968-04-01", "1969-04-01");
+        check("6 months", "1995-01-01", "1996-12-31T12:00:00", "1996-07-01", "1997-01-01");
+        check("1 week", "2024-01-07", "2024-01-06T12:00:00", "2023-12-31", "2024-01-07");
+        check("2 weeks", "1970-01-05", "2024-01-10T00:00:00", "2024-01-08", "2024-01-22");
+        check("1 month 1 day", "2024-01-01", "2024-02-01T00:00:00", "2024-01-01", "2024-02-02");
+        check("1 month", "2024-01-31", "2024-03-01T00:00:00", "2024-02-29", "2024-03-31");
+        check_bin(
+            "15 minutes",
+            "1970-01-01T00:05:00",
+            "2024-01-01T00:04:59",
+            "2023-12-31T23:50:00",
+            "2024-01-01T00:05:00",
+        );
+        for granularity in Granularity::ALL {
+            for text in ["1969-12-31T23:59:59", "1970-01-01T00:00:00", "2024-02-29T13:14:15", "2025-01-01T00:00:00"] {
+                let t = from_micros(at(text));
+                assert_eq!(Bins::of(granularity).truncate(t), granularity.truncate(t), "{granularity} {text}");
+                assert_eq!(Bins::of(granularity).next(t), granularity.next(t), "{granularity} {text}");
+            }
+        }
     }
 
     #[track_caller]

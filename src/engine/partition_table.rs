@@ -153,10 +153,17 @@ impl TableProvider for PartitionTable {
 
 /// A catalog with one table: `SELECT … FROM name`.
 pub fn single_table_catalog(name: &str, table: Arc<dyn TableProvider>) -> Arc<dyn CatalogProvider> {
+    tables_catalog(vec![(name.to_owned(), table)])
+}
+
+/// A catalog with some tables, by name.
+pub fn tables_catalog(tables: Vec<(String, Arc<dyn TableProvider>)>) -> Arc<dyn CatalogProvider> {
     let schema = MemorySchemaProvider::new();
     let catalog = MemoryCatalogProvider::new();
-    // Both registrations fail only for names that are taken, and everything here is new.
-    let _new = schema.register_table(name.to_owned(), table);
+    // Registrations fail only for names that are taken, and everything here is new.
+    for (name, table) in tables {
+        let _new = schema.register_table(name, table);
+    }
     let _new = catalog.register_schema(SCHEMA, Arc::new(schema));
     Arc::new(catalog)
 }

@@ -7,7 +7,11 @@
 //! | `exact_mul(a, b)` | product of decimals of long scales, rounded; the operator `*` where digits would not fit |
 //! | `utc_time(x)` | any time value as a UTC timestamp without zone |
 //! | `local_time(x, zone)` | any time value as wall clock of an IANA zone, microseconds without zone |
+//! | `time_bucket(t, months, micros, origin)` | the start of the bucket of that length that holds a time |
+//! | `time_bucket_end(t, months, micros, origin)` | the last millisecond of that bucket |
+//! | `time_series(first, last, months, micros, origin)` | the starts of all buckets between two times, as a list |
 
+mod buckets;
 mod decimal;
 mod exact_sum;
 mod local_time;
@@ -27,6 +31,9 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         decimal::exact_mul(),
         Arc::new(ScalarUDF::new_from_impl(utc_time::UtcTime::new())),
         Arc::new(ScalarUDF::new_from_impl(local_time::LocalTime::new())),
+        Arc::new(ScalarUDF::new_from_impl(buckets::TimeBucket::start())),
+        Arc::new(ScalarUDF::new_from_impl(buckets::TimeBucket::end())),
+        Arc::new(ScalarUDF::new_from_impl(buckets::TimeSeries::new())),
     ]
 }
 

@@ -13,6 +13,7 @@ use quarry::model::CompileContext;
 use quarry::model::compile::compile_project;
 use quarry::query::execute::{QueryService, Schemas, SqlPreview};
 use quarry::query::normalize::{Limits, normalize};
+use quarry::query::policy::Asker;
 use quarry::query::request::{DateRange, FilterLeaf, FilterNode, Operator, Request, TimeDimensionRequest};
 use quarry::query::rollups::Rollups;
 use quarry::sources::Source;
@@ -74,7 +75,13 @@ impl Bench {
                 schemas: Schemas::default(),
                 resident: Resident::new(1 << 28),
             },
-            limits: Limits { default_rows: 10_000, max_rows: 50_000, timezone: Zone::UTC, allow_hidden: false },
+            limits: Limits {
+                default_rows: 10_000,
+                max_rows: 50_000,
+                timezone: Zone::UTC,
+                allow_hidden: false,
+                ungrouped_without_key: true,
+            },
             request: request(),
             now: Clock::System.now(),
             _store: store,
@@ -83,7 +90,8 @@ impl Bench {
     }
 
     fn plan(&self) -> SqlPreview {
-        let normalized = normalize(black_box(&self.request), self.rollups.model(), &self.limits, self.now);
+        let normalized =
+            normalize(black_box(&self.request), self.rollups.model(), &self.limits, &Asker::default(), self.now);
         let query = normalized.expect("a good query").query;
         self.service.preview(&self.rollups, &self.snapshot, &query).expect("a plan")
     }
@@ -95,7 +103,9 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     criterion.bench_function("plan/rollup query", |b| b.iter(|| bench.plan()));
     criterion.bench_function("plan/normalize alone", |b| {
-        b.iter(|| normalize(black_box(&bench.request), bench.rollups.model(), &bench.limits, bench.now));
+        b.iter(|| {
+            normalize(black_box(&bench.request), bench.rollups.model(), &bench.limits, &Asker::default(), bench.now)
+        });
     });
     criterion.final_summary();
     if !project::only_a_test() {

@@ -133,6 +133,7 @@ impl App {
             verifier: Verifier::new(&config.secrets, &config.jwt)?,
             scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),
             limits: Limits {
+                ungrouped_without_key: config.ungrouped_without_key,
                 default_rows: config.default_rows.min(config.max_rows),
                 max_rows: config.max_rows,
                 timezone: config.timezone,

@@ -35,6 +35,8 @@ pub struct Config {
     pub default_scopes: Vec<String>,
     /// `CUBEJS_DB_QUERY_DEFAULT_LIMIT`; where it is greater, `max_rows` counts.
     pub default_rows: u64,
+    /// `CUBEJS_ALLOW_UNGROUPED_WITHOUT_PRIMARY_KEY`.
+    pub ungrouped_without_key: bool,
     /// `CUBEJS_DB_QUERY_LIMIT`.
     pub max_rows: u64,
     /// `CUBEJS_DEFAULT_TIMEZONE`.
@@ -89,7 +91,6 @@ pub struct ConfigError(pub Vec<String>);
 
 /// Cube's settings that are known and have no effect in this version.
 const WITHOUT_EFFECT: &[&str] = &[
-    "CUBEJS_ALLOW_UNGROUPED_WITHOUT_PRIMARY_KEY",
     "CUBEJS_APP",
     "CUBEJS_CACHE_AND_QUEUE_DRIVER",
     "CUBEJS_CONCURRENCY",
@@ -222,6 +223,7 @@ impl Config {
             },
             default_scopes: read.list("CUBEJS_DEFAULT_API_SCOPES").unwrap_or_else(default_scopes),
             default_rows: read.number("CUBEJS_DB_QUERY_DEFAULT_LIMIT", 10_000, 1..=u64::from(u32::MAX)),
+            ungrouped_without_key: read.boolean("CUBEJS_ALLOW_UNGROUPED_WITHOUT_PRIMARY_KEY", true),
             max_rows: read.number("CUBEJS_DB_QUERY_LIMIT", 50_000, 1..=u64::from(u32::MAX)),
             timezone: read.zone("CUBEJS_DEFAULT_TIMEZONE"),
             max_request_bytes: read.bytes("CUBEJS_MAX_REQUEST_SIZE", 50 << 20, (100 << 10)..=(64 << 20)),

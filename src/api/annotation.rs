@@ -2,20 +2,49 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::model::{DimensionId, MeasureId, MemberId, Model, SegmentId};
+use crate::model::granularity::CustomGranularity;
+use crate::model::{DimensionId, Grain, MeasureId, MemberId, Model, SegmentId};
 use crate::query::request::Request;
 use crate::query::{OutputColumn, Query};
-use crate::time::Granularity;
 
 /// The name of a time dimension's column, granularity spelled as the client did.
-pub(super) fn time_key(model: &Model, echo: &Request, dimension: DimensionId, granularity: Granularity) -> String {
-    let path = model.path_of(MemberId::Dimension(dimension));
+pub(super) fn time_key(model: &Model, echo: &Request, id: DimensionId, grain: Grain) -> String {
+    let path = model.path_of(MemberId::Dimension(id));
+    let dimension = model.dimension(id);
     let spelled = echo
         .time_dimensions
         .iter()
         .filter(|time| time.dimension == path)
-        .find_map(|time| time.granularity.as_deref().filter(|name| Granularity::parse(name) == Some(granularity)));
-    format!("{path}.{}", spelled.unwrap_or(granularity.as_str()))
+        .find_map(|time| time.granularity.as_deref().filter(|name| dimension.find_grain(name) == Some(grain)));
+    format!("{path}.{}", spelled.unwrap_or_else(|| dimension.grain_name(grain)))
+}
+
+/// A custom granularity as metadata show it.
+pub(super) fn custom_granularity(custom: &CustomGranularity) -> Value {
+    let mut item = json!({"name": custom.name, "title": custom.title});
+    let written = [
+        ("interval", &custom.written.interval),
+        ("offset", &custom.written.offset),
+        ("origin", &custom.written.origin),
+        ("format", &custom.format),
+    ];
+    for (key, value) in written {
+        if let Some(value) = value {
+            item[key] = json!(value);
+        }
+    }
+    item
+}
+
+fn granularity(model: &Model, id: DimensionId, grain: Grain) -> Value {
+    let dimension = model.dimension(id);
+    match grain {
+        Grain::Custom(index) => dimension.granularities.get(index as usize).map_or(Value::Null, custom_granularity),
+        Grain::Standard(_) => {
+            let name = dimension.grain_name(grain);
+            json!({"name": name, "title": name, "interval": format!("1 {name}")})
+        }
+    }
 }
 
 /// The four objects.
@@ -34,11 +63,11 @@ pub(super) fn annotation(model: &Model, query: &Query, echo: &Request) -> Value 
                 item["type"] = json!("boolean");
                 dimensions.insert(model.path_of(MemberId::Segment(id)), item);
             }
-            OutputColumn::Time(id, granularity) => {
-                let (name, plain) = (granularity.as_str(), dimension(model, id));
+            OutputColumn::Time(id, grain) => {
+                let plain = dimension(model, id);
                 let mut item = plain.clone();
-                item["granularity"] = json!({"name": name, "title": name, "interval": format!("1 {name}")});
-                times.insert(time_key(model, echo, id, granularity), item);
+                item["granularity"] = granularity(model, id, grain);
+                times.insert(time_key(model, echo, id, grain), item);
                 if !query.dimensions.contains(&id) {
                     times.insert(model.path_of(MemberId::Dimension(id)), plain);
                 }
@@ -115,14 +144,21 @@ fn segment(model: &Model, id: SegmentId) -> Value {
 mod tests {
     use super::*;
     use crate::query::normalize::{Limits, normalize};
+    use crate::query::policy::Asker;
     use crate::query::sample;
     use crate::time::Zone;
 
     fn annotate(query: &Value) -> Value {
         let model = sample::model();
         let request = super::super::wire::parse_request(query).expect("a valid query");
-        let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
-        let normalized = normalize(&request, &model, &limits, 0).expect("a valid query");
+        let limits = Limits {
+            default_rows: 10,
+            max_rows: 10,
+            timezone: Zone::UTC,
+            allow_hidden: false,
+            ungrouped_without_key: true,
+        };
+        let normalized = normalize(&request, &model, &limits, &Asker::default(), 0).expect("a valid query");
         annotation(&model, &normalized.query, &normalized.echo)
     }
 

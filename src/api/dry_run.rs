@@ -19,7 +19,7 @@ pub(super) fn dry_run(parts: &ApiParts, call: &Call) -> Result<Response<Body>, A
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
-    let asked = question.normalize(model, &parts.limits, parts.clock.now())?;
+    let asked = question.normalize(model, &parts.limits, &call.asker(), parts.clock.now())?;
     for part in &asked {
         match parts.queries.preview(&current.rollups, &snapshot, &part.query) {
             // Whether a rollup is there matters to what runs, not to what is asked.
@@ -76,8 +76,15 @@ mod tests {
         let Value::Object(arguments) = json!({ "query": query }) else { unreachable!("an object") };
         let question = Question::read(&arguments, 10).expect("a valid query");
         let model = sample::model();
-        let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
-        let asked = question.normalize(&model, &limits, 0).expect("a valid query");
+        let limits = Limits {
+            default_rows: 10,
+            max_rows: 10,
+            timezone: Zone::UTC,
+            allow_hidden: false,
+            ungrouped_without_key: true,
+        };
+        let asked =
+            question.normalize(&model, &limits, &crate::query::policy::Asker::default(), 0).expect("a valid query");
         let orders: Vec<Value> = asked.iter().map(|part| sql::order(&model, &part.query, &part.echo)).collect();
         describe(question.kind, &asked, &orders)
     }

@@ -35,7 +35,7 @@ pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>
     let model = Arc::clone(current.rollups.model());
     let snapshot = parts.store.snapshot();
     let now = parts.clock.now();
-    let mut asked = question.normalize(&model, &parts.limits, now)?;
+    let mut asked = question.normalize(&model, &parts.limits, &call.asker(), now)?;
     let multi = query_type(&call.arguments).and_then(Value::as_str) == Some("multi");
     let pivot = multi.then(|| {
         let echoes: Vec<&Request> = asked.iter().map(|part| &part.echo).collect();
@@ -214,7 +214,7 @@ pub(super) fn logical_table(schema: &str, id: &str) -> String {
 fn row_keys(model: &Model, query: &Query, echo: &Request, kind: QueryType) -> Vec<RowKey> {
     let columns = query.columns();
     let mut keys: Vec<RowKey> = Vec::with_capacity(columns.len() + 2);
-    let mut bare: Vec<(DimensionId, crate::time::Granularity, usize)> = Vec::new();
+    let mut bare: Vec<(DimensionId, crate::model::Grain, usize)> = Vec::new();
     for (column, output) in columns.iter().enumerate() {
         let (name, time) = match *output {
             OutputColumn::Dimension(id) => {
@@ -269,6 +269,7 @@ fn series_key(echo: &Request, columns: &[OutputColumn], kind: QueryType) -> Opti
 mod tests {
     use super::*;
     use crate::query::normalize::{Limits, normalize};
+    use crate::query::policy::Asker;
     use crate::query::sample;
     use crate::time::Zone;
 
@@ -288,8 +289,15 @@ mod tests {
     fn keys_of(query: &Value, kind: QueryType) -> Vec<RowKey> {
         let model = sample::model();
         let request = wire::parse_request(query).expect("a valid query");
-        let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
-        let Normalized { query, echo } = normalize(&request, &model, &limits, 0).expect("a valid query");
+        let limits = Limits {
+            default_rows: 10,
+            max_rows: 10,
+            timezone: Zone::UTC,
+            allow_hidden: false,
+            ungrouped_without_key: true,
+        };
+        let Normalized { query, echo } =
+            normalize(&request, &model, &limits, &Asker::default(), 0).expect("a valid query");
         row_keys(&model, &query, &echo, kind)
     }
 

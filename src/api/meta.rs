@@ -7,10 +7,11 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::annotation::drill_members;
+use super::annotation::{custom_granularity, drill_members};
 use super::error::json_response;
 use super::{ApiParts, Call};
-use crate::model::cube::CaseLabel;
+use crate::model::cube::{CaseLabel, Hierarchy, SubQuery};
+use crate::model::view::{Folder, FolderItem};
 use crate::model::{
     Cube, CubeId, DataType, Dimension, DimensionKind, Measure, MeasureKind, MemberId, Model, Part, Preagg,
     Relationship, Segment, Template,
@@ -22,8 +23,8 @@ pub(super) fn meta(parts: &ApiParts, call: &Call) -> Response<Body> {
     let extended = call.arguments.contains_key("extended");
     let only_views = call.arguments.get("onlyViews").and_then(Value::as_str) == Some("true");
     let view = View { model: current.rollups.model(), extended, all: parts.options.dev_mode };
-    // This version has cubes only.
-    let cubes = if only_views { Vec::new() } else { view.cubes() };
+    let mut cubes = view.cubes();
+    cubes.retain(|cube| !only_views || cube["type"] == "view");
     json_response(StatusCode::OK, json!({ "cubes": cubes }).to_string())
 }
 
@@ -48,7 +49,7 @@ impl View<'_> {
     fn cube(&self, cube: &Cube) -> Value {
         let mut item = Item::default();
         item.put("name", json!(cube.name));
-        item.put("type", json!("cube"));
+        item.put("type", json!(if cube.view().is_some() { "view" } else { "cube" }));
         item.put("title", json!(cube.title));
         item.put("isVisible", json!(cube.public));
         item.put("public", json!(cube.public));
@@ -62,15 +63,60 @@ impl View<'_> {
         item.put("dimensions", dimensions.collect());
         let segments = cube.segments.iter().filter(|s| visible(s.public)).map(|s| self.segment(cube, s));
         item.put("segments", segments.collect());
-        for key in ["hierarchies", "folders", "nestedFolders"] {
-            item.put(key, json!([]));
-        }
+        item.put("hierarchies", cube.hierarchies.iter().map(|hierarchy| self.hierarchy(cube, hierarchy)).collect());
+        let folders = cube.view().map_or(&[][..], |view| view.folders.as_slice());
+        item.put("folders", folders.iter().map(|folder| self.folder(folder, false)).collect());
+        item.put("nestedFolders", folders.iter().map(|folder| self.folder(folder, true)).collect());
         if self.extended {
             item.put("fileName", json!(file_name(&cube.location.file)));
             item.put("joins", cube.joins.iter().map(|join| self.join(cube.id, join)).collect());
             item.put("preAggregations", cube.preaggs.iter().map(|rollup| self.rollup(cube, rollup)).collect());
         }
         item.finish()
+    }
+
+    fn hierarchy(&self, cube: &Cube, hierarchy: &Hierarchy) -> Value {
+        let levels = hierarchy.levels.iter().map(|level| json!(self.model.path_of(MemberId::Dimension(*level))));
+        json!({
+            "name": format!("{}.{}", cube.name, hierarchy.name),
+            "title": hierarchy.title,
+            "public": hierarchy.public,
+            "isVisible": hierarchy.public,
+            "levels": levels.collect::<Vec<_>>(),
+        })
+    }
+
+    /// A folder as a tree, or with the members of its folders put into it, each once.
+    fn folder(&self, folder: &Folder, nested: bool) -> Value {
+        let mut members: Vec<Value> = Vec::with_capacity(folder.items.len());
+        for item in &folder.items {
+            let found = match item {
+                FolderItem::Member(member) => vec![json!(self.model.path_of(*member))],
+                FolderItem::Folder(inner) if nested => vec![self.folder(inner, true)],
+                FolderItem::Folder(inner) => match &self.folder(inner, false)["members"] {
+                    Value::Array(members) => members.clone(),
+                    _ => Vec::new(),
+                },
+            };
+            for member in found {
+                if !members.contains(&member) {
+                    members.push(member);
+                }
+            }
+        }
+        json!({"name": folder.name, "members": members})
+    }
+
+    /// The member of a cube that a view's member stands for.
+    fn alias_member(&self, member: MemberId) -> Option<Value> {
+        self.model.cube(member.cube()).view()?;
+        let templates = match member {
+            MemberId::Measure(id) => self.model.measure(id).templates(),
+            MemberId::Dimension(id) => self.model.dimension(id).templates(),
+            MemberId::Segment(id) => vec![&self.model.segment(id).sql],
+        };
+        let source = templates.first()?.as_member()?;
+        Some(json!(self.model.path_of(source)))
     }
 
     fn measure(&self, cube: &Cube, measure: &Measure) -> Value {
@@ -82,16 +128,20 @@ impl View<'_> {
         item.put("cumulativeTotal", json!(measure.cumulative));
         item.put("cumulative", json!(measure.cumulative));
         item.put("type", json!(data_type.as_str()));
-        item.put("aggType", json!(measure.kind.agg_type()));
+        item.put("aggType", json!(self.agg_type(measure)));
         let (all, grouped) = drill_members(self.model, measure.id);
         item.put("drillMembers", all);
         item.put("drillMembersGrouped", grouped);
+        item.put_given("currency", measure.shown.currency.clone().map(Value::from));
+        item.put_given("aliasMember", self.alias_member(MemberId::Measure(measure.id)));
         item.put_given("meta", measure.meta.clone());
         item.put_visibility(cube.public && measure.public, measure.public);
         if self.extended {
             let sql = match &measure.kind {
+                _ if cube.view().is_some() => None,
                 MeasureKind::Aggregate { sql, .. } => sql.as_ref(),
                 MeasureKind::Calculated { sql, .. } => Some(sql),
+                MeasureKind::Rank(_) | MeasureKind::Switch(_) => None,
             };
             item.put_given("sql", sql.map(|sql| self.sql(cube.id, sql)));
             if !measure.filters.is_empty() {
@@ -115,9 +165,26 @@ impl View<'_> {
         item.put_given("meta", dimension.meta.clone());
         item.put_visibility(cube.public && dimension.public, dimension.public);
         item.put("primaryKey", json!(dimension.primary_key));
+        item.put_given("currency", dimension.shown.currency.clone().map(Value::from));
+        item.put_given("order", dimension.shown.order.clone().map(Value::from));
+        let key = dimension.shown.key.as_ref().map(|key| json!(format!("{}.{key}", cube.name)));
+        item.put_given("key", key);
+        item.put_given("links", dimension.shown.links.clone());
+        item.put_given("aliasMember", self.alias_member(MemberId::Dimension(dimension.id)));
+        if !dimension.granularities.is_empty() {
+            item.put("granularities", dimension.granularities.iter().map(custom_granularity).collect());
+        }
         if self.extended {
             match &dimension.kind {
-                DimensionKind::Sql(sql) => item.put("sql", self.sql(cube.id, sql)),
+                DimensionKind::Sql(_) if cube.view().is_some() => {}
+                DimensionKind::Sql(sql) | DimensionKind::SubQuery(SubQuery { sql, .. }) => {
+                    item.put("sql", self.sql(cube.id, sql));
+                }
+                DimensionKind::Geo { latitude, longitude } => {
+                    item.put("latitude", json!({ "sql": self.sql(cube.id, latitude) }));
+                    item.put("longitude", json!({ "sql": self.sql(cube.id, longitude) }));
+                }
+                DimensionKind::Switch(values) => item.put("values", json!(values)),
                 DimensionKind::Case(case) => {
                     let label = |label: &CaseLabel| match label {
                         CaseLabel::Text(text) => json!(text),
@@ -137,12 +204,25 @@ impl View<'_> {
         item.finish()
     }
 
+    /// The aggregate under a view's measure.
+    fn agg_type(&self, measure: &Measure) -> &'static str {
+        let source = match &measure.kind {
+            MeasureKind::Calculated { sql, .. } if self.model.cube(measure.id.cube).view().is_some() => sql.as_member(),
+            _ => None,
+        };
+        match source {
+            Some(MemberId::Measure(id)) => self.agg_type(self.model.measure(id)),
+            _ => measure.kind.agg_type(),
+        }
+    }
+
     fn segment(&self, cube: &Cube, segment: &Segment) -> Value {
         let mut item = self.member(cube, &segment.name, &segment.short_title);
         item.put_given("description", segment.description.clone().map(Value::from));
         item.put_given("meta", segment.meta.clone());
         item.put_visibility(cube.public && segment.public, segment.public);
-        if self.extended {
+        item.put_given("aliasMember", self.alias_member(MemberId::Segment(segment.id)));
+        if self.extended && cube.view().is_none() {
             item.put("sql", self.sql(cube.id, &segment.sql));
         }
         item.finish()
@@ -207,10 +287,24 @@ impl View<'_> {
                 Part::Cube(id) if *id == owner => text.push_str("${CUBE}"),
                 Part::Cube(id) => text.push_str(&format!("${{{}}}", self.model.cube(*id).name)),
                 Part::Member(member) => text.push_str(&format!("${{{}}}", self.reference(owner, *member))),
-                Part::Time(id, granularity) => {
+                Part::Time(id, grain) => {
                     let name = self.reference(owner, MemberId::Dimension(*id));
-                    text.push_str(&format!("${{{name}.{granularity}}}"));
+                    let grain = self.model.dimension(*id).grain_name(*grain);
+                    text.push_str(&format!("${{{name}.{grain}}}"));
                 }
+                Part::Source(id) => text.push_str(&format!("${{{}.sql()}}", self.model.cube(*id).name)),
+                Part::Filters(params) => {
+                    for param in params {
+                        text.push_str(&format!("${{FILTER_PARAMS.{}.filter(…)}}", self.model.path_of(param.member)));
+                    }
+                }
+                Part::Claim(claim) => text.push_str(&format!("${{SECURITY_CONTEXT.{}}}", claim.path.join("."))),
+                Part::Local(inner) => {
+                    let inner = self.sql(owner, inner);
+                    let inner = inner.as_str().unwrap_or_default().trim_matches('`');
+                    text.push_str(&format!("${{SQL_UTILS.convertTz(`{inner}`)}}"));
+                }
+                Part::Path(_) | Part::Parameter(_) => {}
             }
         }
         text.push('`');

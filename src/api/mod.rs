@@ -45,6 +45,7 @@ use crate::auth::scope::{Scope, Scopes};
 use crate::auth::{AuthError, SecurityContext, token_of};
 use crate::query::execute::QueryService;
 use crate::query::normalize::Limits;
+use crate::query::policy::Asker;
 use crate::query::rollups::CurrentModel;
 use crate::refresh::Refresher;
 use crate::time::Clock;
@@ -203,7 +204,6 @@ impl fmt::Debug for ApiState {
 struct Call {
     id: String,
     /// The verified payload; none in development mode without a valid token, and on public endpoints.
-    #[expect(dead_code, reason = "read by access policies, which this version does not have")]
     context: Option<SecurityContext>,
     /// The URL's query on GET, the body's keys on POST.
     arguments: Map<String, Value>,
@@ -304,6 +304,14 @@ async fn answer(parts: &ApiParts, route: &Route, id: String, request: Request) -
     let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, max_bytes).await?;
     let call = Call { id, context, arguments };
     (route.handle)(parts, &call).await
+}
+
+impl Call {
+    /// Who asks.
+    fn asker(&self) -> Asker {
+        let context = self.context.as_ref().map_or(serde_json::Value::Null, |context| context.0.clone());
+        Asker::of(context)
+    }
 }
 
 /// In development mode a missing or bad token is no obstacle, and gives no context.

@@ -10,6 +10,7 @@ use crate::model::Model;
 use crate::query::QueryError;
 use crate::query::expand::{Expansion, QueryType, blended_granularity, expand};
 use crate::query::normalize::{Limits, Normalized, normalize};
+use crate::query::policy::Asker;
 use crate::query::request::{CacheMode, Request};
 
 /// A request's `query`, read and taken apart.
@@ -62,9 +63,15 @@ impl Question {
     ///
     /// # Errors
     /// The first fault of any query.
-    pub(super) fn normalize(&self, model: &Model, limits: &Limits, now: i64) -> Result<Vec<Normalized>, QueryError> {
+    pub(super) fn normalize(
+        &self,
+        model: &Model,
+        limits: &Limits,
+        asker: &Asker,
+        now: i64,
+    ) -> Result<Vec<Normalized>, QueryError> {
         let mut normalized: Vec<Result<Normalized, QueryError>> =
-            self.requests.iter().map(|request| normalize(request, model, limits, now)).collect();
+            self.requests.iter().map(|request| normalize(request, model, limits, asker, now)).collect();
         if self.kind == QueryType::Blending {
             let of_form = |error: &QueryError| matches!(error, QueryError::Invalid(_) | QueryError::LimitExceeded);
             if let Some(at) = normalized.iter().position(|result| result.as_ref().is_err_and(of_form)) {
@@ -101,8 +108,15 @@ mod tests {
     fn run(arguments: Value) -> Result<(QueryType, Vec<Normalized>), String> {
         let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
         let question = Question::read_for_client(&arguments, MOST).map_err(|error| error.to_string())?;
-        let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
-        let normalized = question.normalize(&sample::model(), &limits, 0).map_err(|error| error.to_string())?;
+        let limits = Limits {
+            default_rows: 10,
+            max_rows: 10,
+            timezone: Zone::UTC,
+            allow_hidden: false,
+            ungrouped_without_key: true,
+        };
+        let normalized =
+            question.normalize(&sample::model(), &limits, &Asker::default(), 0).map_err(|error| error.to_string())?;
         Ok((question.kind, normalized))
     }
 

@@ -25,7 +25,7 @@ pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiEr
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
     let mut bodies = Vec::new();
-    for Normalized { query, echo } in question.normalize(model, &parts.limits, parts.clock.now())? {
+    for Normalized { query, echo } in question.normalize(model, &parts.limits, &call.asker(), parts.clock.now())? {
         let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
         bodies.push(describe(model, &query, &echo, &preview, &parts.options.preagg_schema));
     }
@@ -67,7 +67,9 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
         "memberNames": names,
     });
     let first_time = query.columns().into_iter().find_map(|column| match column {
-        OutputColumn::Time(id, granularity) => Some((model.path_of(MemberId::Dimension(id)), granularity)),
+        OutputColumn::Time(id, grain) => {
+            Some((model.path_of(MemberId::Dimension(id)), model.dimension(id).grain_name(grain)))
+        }
         _ => None,
     });
     if let Some((path, granularity)) = first_time {
@@ -123,14 +125,22 @@ mod tests {
     use super::super::wire;
     use super::*;
     use crate::query::normalize::{Limits, normalize};
+    use crate::query::policy::Asker;
     use crate::query::sample;
     use crate::time::Zone;
 
     fn run(query: &Value) -> Value {
         let model = sample::model();
         let request = wire::parse_request(query).expect("a valid query");
-        let limits = Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false };
-        let Normalized { query, echo } = normalize(&request, &model, &limits, 0).expect("a valid query");
+        let limits = Limits {
+            default_rows: 10,
+            max_rows: 10,
+            timezone: Zone::UTC,
+            allow_hidden: false,
+            ungrouped_without_key: true,
+        };
+        let Normalized { query, echo } =
+            normalize(&request, &model, &limits, &Asker::default(), 0).expect("a valid query");
         let preview = SqlPreview {
             text: "SELECT 1".to_owned(),
             params: vec!["x".to_owned()],

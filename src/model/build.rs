@@ -1,13 +1,13 @@
 //! Raw cubes → cubes: references resolved, what each kind of definition may reference checked.
+//! Measures and dimensions are built in [`super::build_member`].
 
-use super::cube::{
-    Case, CaseBranch, CaseLabel, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Measure,
-    MeasureId, MeasureKind, MemberId, Segment, SegmentId,
-};
+use super::cube::{Cube, CubeId, CubeSource, DimensionId, Hierarchy, MeasureId, MemberId, Segment, SegmentId};
 use super::fields::{Place, Report, Text};
 use super::join::Join;
-use super::raw::{RawCase, RawCube, RawDimension, RawJoin, RawLabel, RawMeasure, RawMeasureKind, RawSegment};
-use super::symbols::{Resolved, Symbols, Target, report_unresolved};
+use super::raw::{RawCube, RawJoin, RawSource};
+use super::raw_member::{RawHierarchy, RawSegment};
+use super::references::{Resolved, member_of};
+use super::symbols::{Reference, Symbols, Target, Unresolved, report_unresolved};
 use super::template::{Part, Template};
 use super::title::titleize;
 
@@ -20,53 +20,66 @@ pub(super) struct Builder<'r> {
 
 /// The kind of definition a fragment stands in; it decides what the fragment may reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Dimension,
     Aggregate,
     Calculated,
     Filter,
     Segment,
-    Join {
-        to: CubeId,
-    },
-    /// This version does not compute the member, so its rules are not known.
-    Unsupported,
+    Join,
+    /// The table or query of a cube.
+    Source,
+    /// An expression over results: sub-query dimensions, multi-stage measures.
+    Stage,
 }
 
 /// What a fragment belongs to.
 #[derive(Debug, Clone, Copy)]
-struct Site<'p> {
-    owner: CubeId,
-    role: Role,
-    place: &'p Place,
+pub(super) struct Site<'p> {
+    pub(super) owner: CubeId,
+    pub(super) role: Role,
+    pub(super) place: &'p Place,
 }
 
 impl Builder<'_> {
-    /// Builds one cube without its rollups.
+    /// Builds one cube without its rollups and policies.
     pub(super) fn cube(&self, id: CubeId, report: &mut Report) -> Cube {
         let raw = &self.raw[id.index()];
         let about = &raw.about;
-        let source = match &raw.source {
-            CubeSource::Table(table) => CubeSource::Table(table.clone()),
-            CubeSource::Query(sql) => CubeSource::Query(sql.clone()),
-        };
         Cube {
             id,
             name: about.name.clone(),
+            sql_alias: raw.sql_alias.clone(),
             title: about.title.clone().unwrap_or_else(|| titleize(&about.name)),
             description: about.description.clone(),
             public: about.public.unwrap_or(true),
             meta: about.meta.clone(),
-            data_source: raw.data_source.clone(),
-            source,
+            data_source: raw.data_source.clone().unwrap_or_else(|| "default".to_owned()),
+            source: self.source(id, raw, report),
+            calendar: raw.calendar.unwrap_or(false),
             joins: self.joins(id, raw, report),
             measures: numbered(&raw.measures, |m, index| self.measure(MeasureId { cube: id, index }, m, report)),
             dimensions: numbered(&raw.dimensions, |d, index| {
                 self.dimension(DimensionId { cube: id, index }, d, report)
             }),
             segments: numbered(&raw.segments, |s, index| self.segment(SegmentId { cube: id, index }, s, report)),
+            hierarchies: raw.hierarchies.iter().map(|h| self.hierarchy(id, h, report)).collect(),
             preaggs: Vec::new(),
+            policies: Vec::new(),
             location: about.place.location(about.mark),
+        }
+    }
+
+    fn source(&self, owner: CubeId, raw: &RawCube, report: &mut Report) -> CubeSource {
+        let site = Site { owner, role: Role::Source, place: &raw.about.place };
+        let mut trimmed = |text: &Text| {
+            let trimmed = Text { text: text.text.trim().to_owned(), ..text.clone() };
+            self.resolve(&trimmed, site, report).into_template()
+        };
+        match &raw.source {
+            Some(RawSource::Table(table)) => CubeSource::Table(trimmed(table)),
+            Some(RawSource::Query(sql)) => CubeSource::Query(trimmed(sql)),
+            None => CubeSource::Table(Template::default()),
         }
     }
 
@@ -74,7 +87,7 @@ impl Builder<'_> {
     pub(super) fn joins_are_known(&self) -> bool {
         self.raw.iter().all(|cube| {
             !cube.joins_broken
-                && !cube.extends
+                && !cube.parent_unknown
                 && cube.joins.iter().all(|join| self.symbols.find_cube(&join.to.text).is_some())
         })
     }
@@ -93,8 +106,10 @@ impl Builder<'_> {
             }
             // Cube keys joins by their two ends, so the later one wins.
             if let Some(earlier) = joins.iter().position(|j| j.to == to) {
-                let message = format!("the cube '{}' is joined twice; this join is the one used", join.to.text);
-                report.warn(place, join.mark, message);
+                if raw.extends.is_none() {
+                    let message = format!("the cube '{}' is joined twice; this join is the one used", join.to.text);
+                    report.warn(place, join.mark, message);
+                }
                 joins.remove(earlier);
             }
             joins.push(self.join(owner, to, join, place, report));
@@ -103,81 +118,78 @@ impl Builder<'_> {
     }
 
     fn join(&self, owner: CubeId, to: CubeId, raw: &RawJoin, place: &Place, report: &mut Report) -> Join {
-        let site = Site { owner, role: Role::Join { to }, place };
+        let site = Site { owner, role: Role::Join, place };
         let resolved = raw.sql.as_ref().map(|sql| self.resolve(sql, site, report)).unwrap_or_default();
-        if let Some(key) = resolved.unsupported {
-            report.error(place, raw.mark, format!("a join cannot use '{key}' in this version"));
-        }
         let location = place.location(raw.mark);
         Join { to, relationship: raw.relationship, sql: resolved.into_template(), location }
     }
 
-    fn measure(&self, id: MeasureId, raw: &RawMeasure, report: &mut Report) -> Measure {
+    fn segment(&self, id: SegmentId, raw: &RawSegment, report: &mut Report) -> Segment {
         let about = &raw.about;
-        let mut unsupported = raw.unsupported;
-        let role = match raw.kind {
-            _ if unsupported.is_some() => Role::Unsupported,
-            None => Role::Unsupported,
-            Some(RawMeasureKind::Aggregate(_)) => Role::Aggregate,
-            Some(RawMeasureKind::Calculated(_)) => Role::Calculated,
-        };
-        let site = Site { owner: id.cube, role, place: &about.place };
-        let sql = raw.sql.as_ref().map(|sql| self.template(sql, site, &mut unsupported, report));
-        let kind = match raw.kind {
-            Some(RawMeasureKind::Aggregate(agg)) => MeasureKind::Aggregate { agg, sql },
-            Some(RawMeasureKind::Calculated(data_type)) => {
-                MeasureKind::Calculated { data_type, sql: sql.unwrap_or_default() }
-            }
-            None => MeasureKind::Calculated { data_type: DataType::Number, sql: sql.unwrap_or_default() },
-        };
-        if let (Role::Calculated, Some(filter)) = (role, raw.filters.first()) {
-            let message = "filters are not possible on a measure whose expression is aggregated already";
-            report.error(&about.place, filter.mark, message).hint =
-                Some("put the filters on the measures that it references".to_owned());
-        }
-        let filter_role = if role == Role::Unsupported { role } else { Role::Filter };
-        let filter_site = Site { role: filter_role, ..site };
-        let filters =
-            raw.filters.iter().map(|text| self.template(text, filter_site, &mut unsupported, report)).collect();
-        Measure {
+        let site = Site { owner: id.cube, role: Role::Segment, place: &about.place };
+        let sql = raw.sql.as_ref().map(|sql| self.resolve(sql, site, report)).unwrap_or_default();
+        Segment {
             id,
             name: about.name.clone(),
             short_title: about.title.clone().unwrap_or_else(|| titleize(&about.name)),
             description: about.description.clone(),
-            format: raw.format.clone(),
             meta: about.meta.clone(),
             public: about.public.unwrap_or(true),
-            kind,
-            filters,
-            drill_members: self.drill_members(id.cube, raw, report),
-            cumulative: raw.cumulative,
-            unsupported,
+            sql: sql.into_template(),
             location: about.place.location(about.mark),
         }
     }
 
-    fn drill_members(&self, owner: CubeId, raw: &RawMeasure, report: &mut Report) -> Vec<MemberId> {
-        let mut members = Vec::with_capacity(raw.drill_members.len());
-        for text in &raw.drill_members {
-            let place = &raw.about.place;
-            match self.drill_member(owner, &text.text) {
-                Ok(Target::Member(member)) => members.push(member),
-                Ok(Target::Time(dimension, _) | Target::CustomTime(dimension)) => {
-                    members.push(MemberId::Dimension(dimension));
-                }
-                Ok(Target::Cube(_)) => {
-                    report.error(place, text.mark, format!("'{}' is a cube, not a member", text.text));
-                }
-                Err(why) => {
-                    report_unresolved(why, place, text.mark, report);
-                }
-            }
+    fn hierarchy(&self, owner: CubeId, raw: &RawHierarchy, report: &mut Report) -> Hierarchy {
+        let about = &raw.about;
+        Hierarchy {
+            name: about.name.clone(),
+            title: about.title.clone().unwrap_or_else(|| titleize(&about.name)),
+            public: about.public.unwrap_or(true),
+            levels: self.dimensions(owner, &raw.levels, &about.place, report),
         }
-        members
     }
 
-    /// A join path before the member (`orders.users.city`) says nothing that the metadata shows.
-    fn drill_member(&self, owner: CubeId, text: &str) -> Result<Target, Option<super::symbols::Unresolved>> {
+    /// Dimensions that a list names.
+    pub(super) fn dimensions(
+        &self,
+        owner: CubeId,
+        texts: &[Text],
+        place: &Place,
+        report: &mut Report,
+    ) -> Vec<DimensionId> {
+        let mut found = Vec::with_capacity(texts.len());
+        for text in texts {
+            match self.member(owner, text, place, report) {
+                Some(MemberId::Dimension(dimension)) => found.push(dimension),
+                Some(MemberId::Measure(_) | MemberId::Segment(_)) => {
+                    report.error(place, text.mark, format!("'{}' is not a dimension", text.text));
+                }
+                None => {}
+            }
+        }
+        found
+    }
+
+    /// The member that a text names.
+    pub(super) fn member(&self, owner: CubeId, text: &Text, place: &Place, report: &mut Report) -> Option<MemberId> {
+        match self.member_reference(owner, &text.text) {
+            Ok(Reference { target, .. }) => {
+                let member = member_of(target);
+                if member.is_none() {
+                    report.error(place, text.mark, format!("'{}' is a cube, not a member", text.text));
+                }
+                member
+            }
+            Err(why) => {
+                report_unresolved(why, place, text.mark, report);
+                None
+            }
+        }
+    }
+
+    /// A join path before the member (`orders.users.city`) that is no path says nothing that the metadata shows.
+    fn member_reference(&self, owner: CubeId, text: &str) -> Result<Reference, Option<Unresolved>> {
         let found = self.symbols.reference(text, owner);
         let mut dots = text.rmatch_indices('.').map(|(at, _)| at);
         match (found, dots.nth(1)) {
@@ -186,91 +198,8 @@ impl Builder<'_> {
         }
     }
 
-    fn dimension(&self, id: DimensionId, raw: &RawDimension, report: &mut Report) -> Dimension {
-        let about = &raw.about;
-        let mut unsupported = raw.unsupported;
-        let role = if unsupported.is_some() { Role::Unsupported } else { Role::Dimension };
-        let site = Site { owner: id.cube, role, place: &about.place };
-        let kind = match (&raw.sql, &raw.case) {
-            (None, Some(case)) => DimensionKind::Case(self.case(case, site, &mut unsupported, report)),
-            (Some(sql), _) => DimensionKind::Sql(self.template(sql, site, &mut unsupported, report)),
-            (None, None) => DimensionKind::Sql(Template::default()),
-        };
-        Dimension {
-            id,
-            name: about.name.clone(),
-            short_title: about.title.clone().unwrap_or_else(|| titleize(&about.name)),
-            description: about.description.clone(),
-            format: raw.format.clone(),
-            meta: about.meta.clone(),
-            public: about.public.unwrap_or(!raw.primary_key),
-            primary_key: raw.primary_key,
-            suggest_filter_values: raw.suggest_filter_values,
-            data_type: raw.data_type.unwrap_or(DataType::String),
-            kind,
-            custom_granularities: raw.custom_granularities.clone(),
-            unsupported,
-            location: about.place.location(about.mark),
-        }
-    }
-
-    fn case(&self, raw: &RawCase, site: Site<'_>, unsupported: &mut Option<&'static str>, report: &mut Report) -> Case {
-        let mut when = Vec::with_capacity(raw.when.len());
-        for (condition, label) in &raw.when {
-            let condition = self.template(condition, site, unsupported, report);
-            when.push(CaseBranch { condition, label: self.label(label, site, unsupported, report) });
-        }
-        let otherwise = raw.otherwise.as_ref().map(|label| self.label(label, site, unsupported, report));
-        Case { when, otherwise }
-    }
-
-    fn label(
-        &self,
-        raw: &RawLabel,
-        site: Site<'_>,
-        unsupported: &mut Option<&'static str>,
-        report: &mut Report,
-    ) -> CaseLabel {
-        match raw {
-            RawLabel::Text(text) => CaseLabel::Text(text.clone()),
-            RawLabel::Sql(sql) => CaseLabel::Sql(self.template(sql, site, unsupported, report)),
-        }
-    }
-
-    fn segment(&self, id: SegmentId, raw: &RawSegment, report: &mut Report) -> Segment {
-        let about = &raw.about;
-        let site = Site { owner: id.cube, role: Role::Segment, place: &about.place };
-        let resolved = raw.sql.as_ref().map(|sql| self.resolve(sql, site, report)).unwrap_or_default();
-        if let Some(key) = resolved.unsupported {
-            report.error(&about.place, about.mark, format!("a segment cannot use '{key}' in this version"));
-        }
-        Segment {
-            id,
-            name: about.name.clone(),
-            short_title: about.title.clone().unwrap_or_else(|| titleize(&about.name)),
-            description: about.description.clone(),
-            meta: about.meta.clone(),
-            public: about.public.unwrap_or(true),
-            sql: resolved.into_template(),
-            location: about.place.location(about.mark),
-        }
-    }
-
-    /// Resolves a fragment of a member; marks the member when the fragment uses what is not computed here.
-    fn template(
-        &self,
-        text: &Text,
-        site: Site<'_>,
-        unsupported: &mut Option<&'static str>,
-        report: &mut Report,
-    ) -> Template {
-        let resolved = self.resolve(text, site, report);
-        if let (None, Some(key)) = (&unsupported, resolved.unsupported) {
-            let message = format!("'{key}' is not computed by this version; queries that ask for this member fail");
-            report.warn(site.place, text.mark, message);
-            *unsupported = Some(key);
-        }
-        resolved.into_template()
+    pub(super) fn template(&self, text: &Text, site: Site<'_>, report: &mut Report) -> Template {
+        self.resolve(text, site, report).into_template()
     }
 
     fn resolve(&self, text: &Text, site: Site<'_>, report: &mut Report) -> Resolved {
@@ -280,14 +209,16 @@ impl Builder<'_> {
         resolved
     }
 
-    /// A member may use the alias of its own cube only, a join those of its two ends (`data-model.md` §2.4).
+    /// A member may use the alias of its own cube only, a cube's source none (`data-model.md` §2.4).
     fn check_cubes(&self, resolved: &Resolved, site: Site<'_>, report: &mut Report) {
+        if site.role == Role::Join {
+            return;
+        }
         let mut foreign: Vec<&str> = Vec::new();
         let mut first = None;
         for (part, mark) in &resolved.parts {
             if let Part::Cube(cube) = part
-                && *cube != site.owner
-                && site.role != (Role::Join { to: *cube })
+                && (*cube != site.owner || site.role == Role::Source)
             {
                 let name = self.raw[cube.index()].about.name.as_str();
                 first.get_or_insert(*mark);
@@ -298,8 +229,10 @@ impl Builder<'_> {
         }
         let Some(mark) = first else { return };
         let names = foreign.join(", ");
-        if matches!(site.role, Role::Join { .. }) {
-            report.error(site.place, mark, format!("a join cannot reference a third cube in this version: {names}"));
+        if site.role == Role::Source {
+            let message = format!("the SQL of a cube cannot use the alias of a cube: {names}");
+            report.error(site.place, mark, message).hint =
+                Some(format!("write '{{{}.sql()}}' to read that cube's rows", foreign[0]));
             return;
         }
         let message = format!(
@@ -313,19 +246,41 @@ impl Builder<'_> {
 
     fn check_measures(&self, resolved: &Resolved, site: Site<'_>, report: &mut Report) {
         let (what, hint) = match site.role {
-            Role::Calculated | Role::Unsupported => return,
-            Role::Dimension => ("a dimension", Some("sub-query dimensions are not supported by this version")),
+            Role::Calculated | Role::Stage => return,
+            Role::Dimension => ("a dimension", Some("'sub_query: true' makes it a query of its own")),
             Role::Aggregate => ("an aggregate", Some("use 'type: number' to compute with measures")),
             Role::Filter => ("a measure's filter", None),
             Role::Segment => ("a segment", None),
-            Role::Join { .. } => ("a join", None),
+            Role::Join => ("a join", None),
+            Role::Source => ("the SQL of a cube", None),
         };
         for (part, mark) in &resolved.parts {
-            if let Part::Member(MemberId::Measure(id)) = part {
-                let cube = &self.raw[id.cube.index()];
-                let name = format!("{}.{}", cube.about.name, cube.measures[id.index as usize].about.name);
-                report.error(site.place, *mark, format!("{what} cannot reference the measure '{name}'")).hint =
-                    hint.map(str::to_owned);
+            match part {
+                Part::Member(MemberId::Measure(id)) => {
+                    let name = self.measure_name(*id);
+                    report.error(site.place, *mark, format!("{what} cannot reference the measure '{name}'")).hint =
+                        hint.map(str::to_owned);
+                }
+                Part::Member(_) | Part::Time(..) if site.role == Role::Source => {
+                    report.error(site.place, *mark, "the SQL of a cube cannot reference members");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn measure_name(&self, id: MeasureId) -> String {
+        let cube = &self.raw[id.cube.index()];
+        format!("{}.{}", cube.about.name, cube.measures[id.index as usize].about.name)
+    }
+
+    /// The dimension that a reference names, with its granularity when it names one.
+    pub(super) fn target(&self, owner: CubeId, text: &Text, place: &Place, report: &mut Report) -> Option<Target> {
+        match self.symbols.reference(&text.text, owner) {
+            Ok(reference) => Some(reference.target),
+            Err(why) => {
+                report_unresolved(why, place, text.mark, report);
+                None
             }
         }
     }
@@ -337,7 +292,8 @@ fn numbered<R, T>(raw: &[R], mut build: impl FnMut(&R, u32) -> T) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_one, diagnostics, model, shop};
+    use super::super::cube::{CaseLabel, DimensionKind, MeasureKind};
+    use super::super::testing::{check_one, model, shop};
     use super::super::{Model, Part};
     use super::*;
 
@@ -348,8 +304,14 @@ mod tests {
             Part::Cube(cube) => format!("‹{}›", model.cube(*cube).name),
             Part::Member(member) => format!("‹{}›", model.path_of(*member)),
             Part::Time(dimension, granularity) => {
-                format!("‹{}.{granularity}›", model.path_of(MemberId::Dimension(*dimension)))
+                let name = model.dimension(*dimension).grain_name(*granularity);
+                format!("‹{}.{name}›", model.path_of(MemberId::Dimension(*dimension)))
             }
+            Part::Path(path) => {
+                let names: Vec<&str> = path.iter().map(|cube| model.cube(*cube).name.as_str()).collect();
+                format!("«{}»", names.join("."))
+            }
+            other => format!("{other:?}"),
         };
         template.parts.iter().map(show).collect()
     }
@@ -376,6 +338,8 @@ mod tests {
             "MAX(‹orders.created_at.day› - ‹orders.created_at.year›)",
         );
         check("COUNT(*) FILTER (WHERE {paid})", "COUNT(*) FILTER (WHERE ‹orders.paid›)");
+        check("MAX({orders.users.city})", "MAX(«orders.users»‹users.city›)");
+        check("MAX({CUBE.users.city})", "MAX(«orders.users»‹users.city›)");
         check("{ total } || '\\\\{x\\\\}'", "‹orders.total› || '{x}'");
     }
 
@@ -418,23 +382,28 @@ mod tests {
             "error: orders.x: orders.status.day cannot be resolved. There's no such member or cube. | \
              'orders.status' is not a time dimension",
         );
+        let python = "Can't parse python expression. Most likely this type of syntax isn't supported yet:";
+        check_fault("{a + b}", &format!("error: orders.x: {python} '+' in 'a + b' | {escape}"));
         check_fault(
-            "{orders.users.city}",
-            "error: orders.x: the join path 'orders.users' is not supported by this version | \
-             begin with 'users'; cubes are joined along the shortest path",
+            "{FILTER_PARAMS.orders.x}",
+            "error: orders.x: FILTER_PARAMS needs a call | write '{FILTER_PARAMS.cube.member.filter('column')}'",
         );
         check_fault(
-            "{FILTER_PARAMS.orders.x.filter('y')}",
-            "error: orders.x: FILTER_PARAMS is not supported by this version",
+            "{FILTER_PARAMS.orders.stats.filter('y')}",
+            "error: orders.x: orders.stats cannot be resolved. There's no such member or cube. | \
+             did you mean 'orders.status'?",
         );
-        check_fault("{SECURITY_CONTEXT.a}", "error: orders.x: SECURITY_CONTEXT is not supported by this version");
-        check_fault("{SQL_UTILS.convertTz(x)}", "error: orders.x: SQL_UTILS is not supported by this version");
-        check_fault("{FILTER_GROUP({a}, {b})}", "error: orders.x: FILTER_GROUP is not supported by this version");
         check_fault(
-            "{users.sql()}",
-            &format!("error: orders.x: the call 'users.sql()' is not supported by this version | {escape}"),
+            "{SECURITY_CONTEXT.a.has('b')}",
+            "error: orders.x: SECURITY_CONTEXT has no method 'has' with 1 arguments | \
+             there are filter(column), requiredFilter(column) and unsafeValue()",
         );
-        check_fault("{a + b}", &format!("error: orders.x: 'a + b' is not a reference | {escape}"));
+        check_fault("{FILTER_GROUP('a')}", "error: orders.x: FILTER_GROUP expects FILTER_PARAMS args to be passed.");
+        check_fault(
+            "{USER_CONTEXT.a}",
+            "error: orders.x: Support for USER_CONTEXT was removed, please migrate to \
+             SECURITY_CONTEXT.",
+        );
         check_fault("{}", &format!("error: orders.x: a reference is missing between the braces | {escape}"));
         check_fault("{total", &format!("error: orders.x: '{{' without '}}' | {escape}"));
         check_fault("total}", &format!("error: orders.x: '}}' without '{{' | {escape}"));
@@ -445,7 +414,7 @@ mod tests {
         check_one(
             &shop("", "- {name: d, sql: '{total}', type: number}", ""),
             "error: orders.d: a dimension cannot reference the measure 'orders.total' | \
-             sub-query dimensions are not supported by this version",
+             'sub_query: true' makes it a query of its own",
         );
         check_one(
             &shop("- {name: m, type: sum, sql: '{total}'}", "", ""),
@@ -520,51 +489,6 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_not_computed_are_kept_and_warned_of() {
-        let measures = "- {name: run, type: sum, sql: x, rolling_window: {trailing: unbounded}}\n\
-                        - {name: approx, type: count_distinct_approx, sql: x}\n\
-                        - {name: share, type: number, sql: '{run} / {total}'}\n\
-                        - {name: fine, type: sum, sql: x, multi_stage: false, mask: '0'}";
-        let dimensions = "- {name: place, type: geo, latitude: {sql: a}, longitude: {sql: b}}\n\
-                          - {name: spent, type: number, sql: '{users.user_count}', sub_query: true}\n\
-                          - {name: at, type: time, sql: t, granularities: [{name: fiscal, interval: 1 year}]}\n\
-                          - {name: fiscal_at, type: time, sql: '{at.fiscal}'}";
-        let source = shop(measures, dimensions, "");
-        let fails = "is not computed by this version; queries that ask for this";
-        let found = diagnostics(&source);
-        assert_eq!(
-            found,
-            [
-                format!("18:40: warning: orders.run: 'rolling_window' {fails} member fail"),
-                format!("19:30: warning: orders.approx: type 'count_distinct_approx' {fails} member fail"),
-                "20:9: warning: orders.share: it references 'orders.run', which this version does not compute; \
-                 queries that ask for this member fail"
-                    .to_owned(),
-                "21:61: warning: orders.fine: 'mask' has no effect in this version".to_owned(),
-                format!("26:29: warning: orders.place: type 'geo' {fails} member fail"),
-                format!("27:64: warning: orders.spent: 'sub_query' {fails} member fail"),
-                "28:40: warning: orders.at: custom granularities are not computed by this version: fiscal".to_owned(),
-                format!("29:44: warning: orders.fiscal_at: 'granularities' {fails} member fail"),
-            ]
-        );
-        let model = model(&source);
-        let orders = model.find_cube("orders").expect("orders");
-        let measures: Vec<_> = orders.measures[2..].iter().map(|m| (m.unsupported, m.cumulative)).collect();
-        assert_eq!(
-            measures,
-            [
-                (Some("rolling_window"), true),
-                (Some("count_distinct_approx"), false),
-                (Some("rolling_window"), false),
-                (None, false)
-            ]
-        );
-        let dimensions: Vec<_> = orders.dimensions[3..].iter().map(|d| d.unsupported).collect();
-        assert_eq!(dimensions, [Some("geo"), Some("sub_query"), None, Some("granularities")]);
-        assert_eq!(orders.dimensions[5].custom_granularities, ["fiscal"]);
-    }
-
-    #[test]
     fn drill_members_resolve_with_and_without_paths() {
         let model = model(&shop(
             "- {name: m, type: count, drill_members: [status, '{total}', users.city, orders.users.city, CUBE.created_at]}",
@@ -591,13 +515,11 @@ mod tests {
             )
         };
         check_one(&join("{name: orders, relationship: belongsTo, sql: '{CUBE}.a = {orders.id}'}"), "");
+        // A predicate may read a third cube: it is joined too.
+        check_one(&join("{name: orders, relationship: belongsTo, sql: '{users}.a = {orders}.a'}"), "");
         check_one(
             &join("{name: ordres, relationship: belongsTo, sql: x}"),
             "error: items: Cube ordres doesn't exist | did you mean 'orders'?",
-        );
-        check_one(
-            &join("{name: orders, relationship: belongsTo, sql: '{users}.a = {orders}.a'}"),
-            "error: items: a join cannot reference a third cube in this version: users",
         );
         check_one(
             &join("{name: orders, relationship: belongsTo, sql: '{CUBE}.a = {orders.total}'}"),

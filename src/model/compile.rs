@@ -11,11 +11,15 @@ use super::fields::Report;
 use super::files;
 use super::front::{self, CompileContext};
 use super::graph::Graph;
-use super::raw::{RawCube, RawView, read_file};
+use super::inherit;
+use super::policies;
+use super::raw::{RawCube, read_file};
+use super::raw_view::RawView;
 use super::rollup::{self, RollupBuilder};
 use super::symbols::Symbols;
+use super::views::ViewBuilder;
 use super::yaml::Document;
-use super::{Diagnostic, Model};
+use super::{Cube, Diagnostic, Model};
 
 /// A model, and the warnings about its files.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ fn compile(
 ) -> Result<Compiled, Vec<Diagnostic>> {
     let mut raw: Vec<RawCube> = Vec::new();
     let mut views: Vec<RawView> = Vec::new();
+    let mut anonymous: Vec<RawCube> = Vec::new();
+    report.context = context.security_context.clone();
     let mut unread = report.doubt_all;
     let documents = front::read(files, root, context, &mut report);
     let version = version(files, &documents);
@@ -66,25 +72,35 @@ fn compile(
         let file = read_file(path, document, &mut report);
         if !file.broken {
             raw.extend(file.cubes);
+            anonymous.extend(file.anonymous);
             views.extend(file.views);
         } else {
             unread = true;
             report.doubtful.extend(words(source).map(str::to_owned));
         }
     }
-    for view in &views {
-        report.warn(&view.place, view.mark, "views are not served by this version");
-    }
-    let symbols = Symbols::collect(&raw, &views, &mut report);
+    inherit::resolve_cubes(&mut raw, &anonymous, &mut report);
+    inherit::resolve_views(&mut views, &mut report);
+    let symbols = Symbols::collect(&raw, &views, context.security_context.clone(), &mut report);
     let builder = Builder { raw: &raw, symbols: &symbols };
     let mut cubes: Vec<_> = (0..).map(CubeId).take(raw.len()).map(|id| builder.cube(id, &mut report)).collect();
     let mut graph = Graph::new(&raw, &cubes);
-    graph.check(&mut cubes, &mut report);
+    graph.check(&mut report);
     graph.check_joins(&cubes, &mut report);
     let rollups = RollupBuilder { raw: &raw, symbols: &symbols, cubes: &cubes };
     let preaggs: Vec<_> = cubes.iter().map(|cube| rollups.rollups(cube.id, &mut report)).collect();
     for (cube, preaggs) in cubes.iter_mut().zip(preaggs) {
         cube.preaggs = preaggs;
+    }
+    let view_builder = ViewBuilder { symbols: &symbols, cubes: &cubes };
+    let first = u32::try_from(cubes.len()).expect("fewer than 2^32 cubes");
+    let built: Vec<Cube> =
+        (first..).map(CubeId).zip(&views).map(|(id, view)| view_builder.view(id, view, &mut report)).collect();
+    cubes.extend(built);
+    let of_cubes = raw.iter().map(|cube| (&cube.policies, &cube.about.place));
+    let of_views = views.iter().map(|view| (&view.policies, &view.about.place));
+    for (cube, (raw, place)) in cubes.iter_mut().zip(of_cubes.chain(of_views)) {
+        cube.policies = policies::resolve(cube, raw, place, &mut report);
     }
     let model = Model::new(version, cubes);
     if !unread && builder.joins_are_known() {
@@ -92,6 +108,8 @@ fn compile(
     }
     let mut diagnostics = report.diagnostics;
     diagnostics.sort_by(|a, b| (&a.location, a.severity).cmp(&(&b.location, b.severity)));
+    // What is inherited is looked at once for each heir.
+    diagnostics.dedup_by(|a, b| a.location == b.location && a.message == b.message);
     if diagnostics.iter().any(|d| d.severity == Severity::Error) {
         return Err(diagnostics);
     }
@@ -183,18 +201,17 @@ m.yml:14:24: error: orders.share: users.cuont cannot be resolved. There's no suc
 m.yml:15:15: error: orders.2x: (name = 2x) with value \"2x\" fails to match the identifier pattern
     hint: a name is made of letters, digits and '_', and does not begin with a digit
 m.yml:18:56: error: orders.id: 'primary_key' must be true or false, not 'yes'
-    hint: expressions in flags are not supported by this version
+    hint: or an expression over COMPILE_CONTEXT
 m.yml:19:9: error: orders.total: orders cube: total defined more than once
     hint: it is defined at m.yml:9 already
-m.yml:20:15: error: orders.total: FILTER_PARAMS is not supported by this version
 m.yml:20:58: error: orders.total: Member 'orders.total' references foreign cubes: users. Please split and move this \
 definition to corresponding cubes.
     hint: reference members, like '{users.member}'
 m.yml:22:9: error: orders.total: unknown key 'colour'
     hint: known keys here: name, type, sql, case, primary_key, title, description, format, currency, meta, public, \
 shown, visible, suggest_filter_values, granularities, sub_query, propagate_filters_to_sub_query, multi_stage, \
-add_group_by, latitude, longitude, key, values, time_shift, mask, order, aliases, links, field_type, \
-values_as_segments, enable_suggestions
+add_group_by, grain, latitude, longitude, key, values, time_shift, mask, order, aliases, links, field_type, \
+values_as_segments, enable_suggestions, filters
 m.yml:24:5: error: users: You must use either sql or sqlTable within a model, but not both
 m.yml:26:15: error: users: measures must be defined as array
     hint: write a list, one '- ' an entry; this is a map
@@ -253,7 +270,7 @@ d.yml:1:7: error: 'x' is not defined";
         );
         let cube = &model.cubes()[0];
         assert_eq!((cube.data_source.as_str(), cube.public), ("other", false));
-        assert!(matches!(&cube.source, CubeSource::Table(table) if table == "s.a"));
+        assert!(matches!(&cube.source, CubeSource::Table(table) if table.as_text() == Some("s.a")));
         assert!(cube.dimensions[0].primary_key && !cube.dimensions[0].public);
         assert!(!cube.dimensions[0].suggest_filter_values);
         assert_eq!(cube.measures[0].kind.agg_type(), "countDistinct");
@@ -285,17 +302,21 @@ d.yml:1:7: error: 'x' is not defined";
 
     #[test]
     fn cube_keys_that_change_answers_are_faults_and_others_warnings() {
-        let policy = "'access_policy' is not supported by this version";
-        let hint = "nothing would be restricted: remove the policy, or wait for the next release";
-        check_one(&shop("", "", "access_policy: [{role: '*'}]"), &format!("error: orders: {policy} | {hint}"));
+        check_one(
+            &shop("", "", "access_policy: [{role: '*'}]"),
+            "error: orders: \"accessPolicy[0]\" must contain at least one of [group, groups] | \"*\" is everyone\n\
+             error: orders: \"accessPolicy[0].role\" is not allowed | write 'group' instead",
+        );
+        // What an unknown parent may define is not called unknown.
         check_one(
             &shop("- {name: x, type: number, sql: '{inherited}'}", "", "extends: base"),
-            "error: orders: 'extends' is not supported by this version | \
-             copy the parent's members, or wait for the next release",
+            "error: orders: base is not defined",
         );
-        check_one(&shop("", "", "sql_alias: o"), "warning: orders: 'sql_alias' has no effect in this version");
-        check_one(&shop("", "", "hierarchies: []"), "warning: orders: 'hierarchies' has no effect in this version");
-        check_one(&shop("", "", "calendar: false"), "");
+        check_one(
+            &shop("", "", "rewrite_queries: true"),
+            "warning: orders: 'rewrite_queries' has no effect in this version",
+        );
+        check_one(&shop("", "", "sql_alias: o\nhierarchies: []\ncalendar: true"), "");
         check_one(
             &shop("", "", "refresh_key: {immutable: true}"),
             "warning: orders: 'refresh_key.immutable' is not followed by this version; rollups that rely on it are \
@@ -304,18 +325,22 @@ d.yml:1:7: error: 'x' is not defined";
     }
 
     #[test]
-    fn sources_are_tables_or_queries_without_references() {
+    fn sources_are_tables_or_queries() {
         let cube = |sql: &str| format!("cubes:\n  - name: a\n    sql: {sql}\n");
         let source = |sql: &str| match &model(&cube(sql)).cubes()[0].source {
-            CubeSource::Table(table) => format!("table {table}"),
-            CubeSource::Query(sql) => format!("query {sql}"),
+            CubeSource::Table(table) => format!("table {}", table.as_text().unwrap_or("?")),
+            CubeSource::Query(sql) => format!("query {}", sql.as_text().unwrap_or("?")),
+            CubeSource::View(_) => "view".to_owned(),
         };
         assert_eq!(source("SELECT * FROM s.t"), "table s.t");
         assert_eq!(source("'SELECT a, ''\\{\\}'' FROM t'"), "query SELECT a, '{}' FROM t");
         check_one(
             &cube("'SELECT * FROM t WHERE {FILTER_PARAMS.a.b.filter(\"c\")}'"),
-            "error: a: '{FILTER_PARAMS.a.b.filter(\"c\")}' in 'sql' is not supported by this version | \
-             write \\{ and \\} for braces that are meant as text",
+            "error: a: a.b cannot be resolved. There's no such member or cube.",
+        );
+        check_one(
+            &cube("'SELECT * FROM t WHERE {CUBE}.x'"),
+            "error: a: the SQL of a cube cannot use the alias of a cube: a | write '{a.sql()}' to read that cube's rows",
         );
         check_one(&cube("''"), "error: a: 'sql' is empty");
     }
@@ -329,10 +354,7 @@ d.yml:1:7: error: 'x' is not defined";
             [
                 "3:5: error: a: Found duplicate cube name 'a'.",
                 "5:5: error: a: Found conflicting cube and view name 'a'.",
-                "5:5: warning: a: views are not served by this version",
-                "6:5: warning: v: views are not served by this version",
                 "7:5: error: v: Found duplicate view name 'v'.",
-                "7:5: warning: v: views are not served by this version",
             ]
         );
         check_one(

@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::granularity::{CustomGranularity, GranularityKind};
 use super::join::Join;
+use super::policy::{Mask, Policy};
 use super::preagg::Preagg;
+use super::stage::{MultiStage, RankOrder, RollingWindow, TimeShift};
 use super::template::Template;
+use super::view::View;
+use crate::time::{Granularity, Interval};
 
 /// Names a cube of one [`super::Model`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,8 +85,10 @@ pub struct Location {
 pub struct Cube {
     /// Its id in the model.
     pub id: CubeId,
-    /// Its name: also its alias in SQL.
+    /// Its name.
     pub name: String,
+    /// Stands for the name in aliases and names of stored tables (`sql_alias`).
+    pub sql_alias: Option<String>,
     /// Given or generated title.
     pub title: String,
     /// Given description.
@@ -92,8 +99,10 @@ pub struct Cube {
     pub meta: Option<serde_json::Value>,
     /// Name of the source its SQL runs on.
     pub data_source: String,
-    /// What stands after FROM.
+    /// What stands after FROM, or what a view imports.
     pub source: CubeSource,
+    /// Whether it describes a calendar: its time dimensions may define granularities and shifts by SQL.
+    pub calendar: bool,
     /// Declared joins, in order.
     pub joins: Vec<Join>,
     /// Measures, in order; `measures[i].id.index == i`.
@@ -102,13 +111,38 @@ pub struct Cube {
     pub dimensions: Vec<Dimension>,
     /// Segments, in order.
     pub segments: Vec<Segment>,
+    /// Levels to drill through, in order.
+    pub hierarchies: Vec<Hierarchy>,
     /// Rollup definitions, in order.
     pub preaggs: Vec<Preagg>,
+    /// Who may see what; nothing restricts when it is empty.
+    pub policies: Vec<Policy>,
     /// Where it is defined.
     pub location: Location,
 }
 
+/// Dimensions to drill through, coarsest first; metadata only (`data-model.md` §6).
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    /// Name within the cube.
+    pub name: String,
+    /// Given or generated title.
+    pub title: String,
+    /// Whether the metadata shows it.
+    pub public: bool,
+    /// The levels, maybe of joined cubes.
+    pub levels: Vec<DimensionId>,
+}
+
 impl Cube {
+    /// The view's own description when it is one.
+    pub fn view(&self) -> Option<&View> {
+        match &self.source {
+            CubeSource::View(view) => Some(view),
+            CubeSource::Table(_) | CubeSource::Query(_) => None,
+        }
+    }
+
     /// The primary key's dimensions, in order of declaration; empty when it has none.
     pub fn primary_key(&self) -> impl Iterator<Item = &Dimension> {
         self.dimensions.iter().filter(|d| d.primary_key)
@@ -123,13 +157,15 @@ impl Cube {
     }
 }
 
-/// What stands after FROM (`data-model.md` §3.1).
+/// What a cube's rows are (`data-model.md` §3.1, §8).
 #[derive(Debug)]
 pub enum CubeSource {
     /// `sql_table`, or `sql` of the form `SELECT * FROM t`: written as it is.
-    Table(String),
+    Table(Template),
     /// `sql`: written in parentheses.
-    Query(String),
+    Query(Template),
+    /// No rows of its own: a view of members of cubes.
+    View(View),
 }
 
 /// The type a member's values have on the wire.
@@ -153,6 +189,25 @@ impl DataType {
             Self::Number => "number",
             Self::Boolean => "boolean",
             Self::Time => "time",
+        }
+    }
+}
+
+/// The size of a time bucket: a standard granularity, or one that the dimension defines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Grain {
+    /// A standard granularity.
+    Standard(Granularity),
+    /// Position in the dimension's list of custom ones.
+    Custom(u32),
+}
+
+impl Grain {
+    /// The standard granularity, if it is one.
+    pub fn standard(self) -> Option<Granularity> {
+        match self {
+            Self::Standard(granularity) => Some(granularity),
+            Self::Custom(_) => None,
         }
     }
 }
@@ -182,12 +237,33 @@ pub struct Dimension {
     pub data_type: DataType,
     /// How it is computed.
     pub kind: DimensionKind,
-    /// Names of custom granularities that the model defines and this version does not compute.
-    pub custom_granularities: Vec<String>,
-    /// Set when this version cannot compute it: the model key in the way.
-    pub unsupported: Option<&'static str>,
+    /// Granularities that it defines; empty unless it is a time.
+    pub granularities: Vec<CustomGranularity>,
+    /// Which standard granularities it offers; all when it does not say.
+    pub offered: Vec<Granularity>,
+    /// What those who may not see it get instead; NULL when not given.
+    pub mask: Option<Mask>,
+    /// What only the metadata shows.
+    pub shown: Shown,
+    /// Named or replaced time shifts (calendar cubes).
+    pub shifts: Vec<TimeShift>,
     /// Where it is defined.
     pub location: Location,
+}
+
+/// Properties of members that only the metadata shows.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// ISO 4217 code.
+    pub currency: Option<String>,
+    /// `asc` or `desc`.
+    pub order: Option<String>,
+    /// The dimension that sorts and groups this one, within the cube.
+    pub key: Option<String>,
+    /// Other names.
+    pub aliases: Vec<String>,
+    /// Links to show with a value, as they are written.
+    pub links: Option<serde_json::Value>,
 }
 
 /// How a dimension is computed.
@@ -197,6 +273,29 @@ pub enum DimensionKind {
     Sql(Template),
     /// A `case`.
     Case(Case),
+    /// A point: latitude and longitude joined by a comma.
+    Geo {
+        /// Degrees north.
+        latitude: Template,
+        /// Degrees east.
+        longitude: Template,
+    },
+    /// A list of values without column: a query that selects it is crossed with the list (`data-model.md` §4.2).
+    Switch(Vec<String>),
+    /// A measure expression evaluated for each row of the cube: grouped by its primary key (`data-model.md` §18),
+    /// or by other dimensions (a multi-stage dimension, §20.6).
+    SubQuery(SubQuery),
+}
+
+/// See [`DimensionKind::SubQuery`].
+#[derive(Debug)]
+pub struct SubQuery {
+    /// The expression over measures.
+    pub sql: Template,
+    /// Whether conditions of the outer query apply inside.
+    pub propagate_filters: bool,
+    /// What it is grouped by; the primary key when empty.
+    pub by: Vec<DimensionId>,
 }
 
 /// `CASE WHEN … THEN … ELSE … END` (`data-model.md` §4.1).
@@ -249,12 +348,81 @@ pub struct Measure {
     pub filters: Vec<Template>,
     /// Members to show when a person drills down, in order.
     pub drill_members: Vec<MemberId>,
-    /// Declares a rolling window (`cumulative` in the metadata).
+    /// Shown as `cumulative`; set by a rolling window too.
     pub cumulative: bool,
-    /// Set when this version cannot compute it: the model key in the way.
-    pub unsupported: Option<&'static str>,
+    /// The moving window of time that its aggregate takes in.
+    pub rolling: Option<RollingWindow>,
+    /// Set when it is computed over results of other measures.
+    pub stage: Option<Box<MultiStage>>,
+    /// What those who may not see it get instead; NULL when not given.
+    pub mask: Option<Mask>,
+    /// What only the metadata shows.
+    pub shown: Shown,
     /// Where it is defined.
     pub location: Location,
+}
+
+impl Measure {
+    /// All fragments that its value is computed from; masks are none of them.
+    pub fn templates(&self) -> Vec<&Template> {
+        let mut found: Vec<&Template> = match &self.kind {
+            MeasureKind::Aggregate { sql, .. } => sql.iter().collect(),
+            MeasureKind::Calculated { sql, .. } => vec![sql],
+            MeasureKind::Rank(keys) => keys.iter().map(|key| &key.sql).collect(),
+            MeasureKind::Switch(switch) => switch.when.iter().map(|(_, sql)| sql).chain(&switch.otherwise).collect(),
+        };
+        found.extend(&self.filters);
+        found
+    }
+}
+
+impl Dimension {
+    /// All fragments that its value is computed from; masks are none of them.
+    pub fn templates(&self) -> Vec<&Template> {
+        match &self.kind {
+            DimensionKind::Sql(sql) | DimensionKind::SubQuery(SubQuery { sql, .. }) => vec![sql],
+            DimensionKind::Geo { latitude, longitude } => vec![latitude, longitude],
+            DimensionKind::Switch(_) => Vec::new(),
+            DimensionKind::Case(case) => {
+                let labels = case.when.iter().map(|branch| &branch.label).chain(&case.otherwise);
+                let labels = labels.filter_map(|label| match label {
+                    CaseLabel::Sql(sql) => Some(sql),
+                    CaseLabel::Text(_) => None,
+                });
+                case.when.iter().map(|branch| &branch.condition).chain(labels).collect()
+            }
+        }
+    }
+
+    /// The granularity's name.
+    pub fn grain_name(&self, grain: Grain) -> &str {
+        match grain {
+            Grain::Standard(granularity) => granularity.as_str(),
+            Grain::Custom(index) => self.granularities.get(index as usize).map_or("", |custom| custom.name.as_str()),
+        }
+    }
+
+    /// About how long its buckets are, in microseconds, to compare granularities.
+    pub fn grain_length(&self, grain: Grain) -> i64 {
+        let custom = |index: u32| self.granularities.get(index as usize).map(|custom| &custom.kind);
+        match grain {
+            Grain::Standard(granularity) => Interval::of(granularity).approximate_micros(),
+            Grain::Custom(index) => match custom(index) {
+                Some(GranularityKind::Moved { unit, .. }) => Interval::of(*unit).approximate_micros(),
+                Some(GranularityKind::Bins { bins, .. }) => bins.step.approximate_micros(),
+                Some(GranularityKind::Sql(_)) | None => i64::MAX,
+            },
+        }
+    }
+
+    /// The granularity of a name; a standard one is never hidden by a custom one.
+    pub fn find_grain(&self, name: &str) -> Option<Grain> {
+        let custom = || {
+            let index = self.granularities.iter().position(|custom| custom.name == name)?;
+            u32::try_from(index).ok().map(Grain::Custom)
+        };
+        Granularity::parse(name).map(Grain::Standard).or_else(custom)
+    }
 }
 
 /// How a measure is computed.
@@ -274,14 +442,34 @@ pub enum MeasureKind {
         /// The expression; references to measures stand for their aggregates.
         sql: Template,
     },
+    /// The place of a group among others: `rank() OVER (…)` (`data-model.md` §20.3).
+    Rank(Vec<RankOrder>),
+    /// A formula a value of a switch dimension (`data-model.md` §5.7).
+    Switch(SwitchMeasure),
+}
+
+/// See [`MeasureKind::Switch`].
+#[derive(Debug)]
+pub struct SwitchMeasure {
+    /// Aggregate around the chosen formula; none when it is aggregated already.
+    pub agg: Option<AggKind>,
+    /// Type of its values.
+    pub data_type: DataType,
+    /// The switch dimension.
+    pub switch: DimensionId,
+    /// Value and formula, in order.
+    pub when: Vec<(String, Template)>,
+    /// The formula of all other values.
+    pub otherwise: Option<Template>,
 }
 
 impl MeasureKind {
     /// Type of the values on the wire.
     pub fn data_type(&self) -> DataType {
         match self {
-            Self::Aggregate { .. } => DataType::Number,
+            Self::Aggregate { .. } | Self::Rank(_) => DataType::Number,
             Self::Calculated { data_type, .. } => *data_type,
+            Self::Switch(switch) => switch.data_type,
         }
     }
 
@@ -290,6 +478,9 @@ impl MeasureKind {
         match self {
             Self::Aggregate { agg, .. } => agg.as_str(),
             Self::Calculated { data_type, .. } => data_type.as_str(),
+            Self::Rank(_) => "rank",
+            Self::Switch(SwitchMeasure { agg: Some(agg), .. }) => agg.as_str(),
+            Self::Switch(switch) => switch.data_type.as_str(),
         }
     }
 }
@@ -301,6 +492,8 @@ pub enum AggKind {
     Count,
     /// Different non-null values.
     CountDistinct,
+    /// Different non-null values, about.
+    CountDistinctApprox,
     /// Sum.
     Sum,
     /// Arithmetic mean of the non-null values.
@@ -317,6 +510,7 @@ impl AggKind {
         match self {
             Self::Count => "count",
             Self::CountDistinct => "countDistinct",
+            Self::CountDistinctApprox => "countDistinctApprox",
             Self::Sum => "sum",
             Self::Avg => "avg",
             Self::Min => "min",

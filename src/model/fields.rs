@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::cube::Location;
 use super::diagnostic::{Diagnostic, Severity};
-use super::template::{NotPlain, plain_text};
+use super::expression::{Expr, is_true, plain_text as shown};
+use super::template::{NotPlain, Piece, pieces, plain_text};
 use super::yaml::{Entry, Mark, Node, Scalar, ScalarKind, Value};
 use crate::names::nearest;
 
@@ -53,9 +54,31 @@ pub(super) struct Report {
     pub(super) doubtful: HashSet<String>,
     /// A file could not be read at all.
     pub(super) doubt_all: bool,
+    /// `COMPILE_CONTEXT.securityContext`.
+    pub(super) context: serde_json::Value,
 }
 
 impl Report {
+    /// Something of `COMPILE_CONTEXT`; none when the path begins elsewhere.
+    fn compile_context(&self, path: &[&str]) -> Option<serde_json::Value> {
+        let ["COMPILE_CONTEXT", "securityContext" | "security_context", rest @ ..] = path else { return None };
+        let found = rest.iter().try_fold(&self.context, |value, name| value.get(name));
+        Some(found.cloned().unwrap_or(serde_json::Value::Null))
+    }
+
+    /// The value of an expression over `COMPILE_CONTEXT`; none for anything else.
+    fn evaluate(&self, text: &str) -> Option<serde_json::Value> {
+        let parsed = Expr::parse(text).ok()?;
+        let paths = parsed.paths();
+        let known = |path: &Vec<&str>| {
+            matches!(path.first(), Some(&("COMPILE_CONTEXT" | "True" | "False" | "None" | "true" | "false" | "null")))
+        };
+        if paths.is_empty() || !paths.iter().all(known) {
+            return None;
+        }
+        parsed.evaluate(&|path| self.compile_context(path)).ok()
+    }
+
     pub(super) fn error(&mut self, place: &Place, mark: Mark, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Severity::Error, place, mark, message.into())
     }
@@ -187,9 +210,13 @@ impl Fields {
             Value::Scalar(Scalar { text, .. }) if text == "true" => return Some(true),
             Value::Scalar(Scalar { text, .. }) if text == "false" => return Some(false),
             Value::Scalar(Scalar { text, .. }) => {
+                let bare = text.trim();
+                let bare = bare.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(bare);
+                if let Some(value) = report.evaluate(bare) {
+                    return Some(is_true(&value));
+                }
                 let message = format!("'{key}' must be true or false, not '{text}'");
-                report.error(place, node.mark, message).hint =
-                    Some("expressions in flags are not supported by this version".to_owned());
+                report.error(place, node.mark, message).hint = Some("or an expression over COMPILE_CONTEXT".to_owned());
             }
             Value::List(_) | Value::Map(_) => {
                 report.error(place, node.mark, format!("'{key}' must be true or false, not {}", node.describe()));
@@ -249,10 +276,20 @@ pub(super) fn scalar(node: Node, what: &str, place: &Place, report: &mut Report)
 
 /// The text with its escapes resolved; a fault when it holds `{…}`.
 pub(super) fn without_references(text: &Text, what: &str, place: &Place, report: &mut Report) -> String {
+    let evaluated = pieces(&text.text).ok().and_then(|pieces| {
+        let show = |piece: Piece| match piece {
+            Piece::Text(text) => Some(text),
+            Piece::Braced(braced) => report.evaluate(&braced.content).map(|value| shown(&value)),
+        };
+        pieces.into_iter().map(show).collect::<Option<String>>()
+    });
+    if let Some(evaluated) = evaluated {
+        return evaluated;
+    }
     plain_text(&text.text).unwrap_or_else(|fault| {
         let (brace, message) = match fault {
             NotPlain::Reference(braced) => {
-                (braced.brace, format!("'{{{}}}' in '{what}' is not supported by this version", braced.content))
+                (braced.brace, format!("{} is not defined", braced.content.split('.').next().unwrap_or_default()))
             }
             NotPlain::Unbalanced(fault) => (fault.brace(), format!("{} in '{what}'", fault.message())),
         };
@@ -325,9 +362,9 @@ mod tests {
             &report,
             "m.yml:1:4: error: c: 'a' must be a text, not a list\n\
              m.yml:2:4: error: c: b must be defined as array\n    hint: write a list, one '- ' an entry; this is a map\n\
-             m.yml:3:4: error: c: 'c' must be true or false, not 'yes'\n    hint: expressions in flags are not supported by this version\n\
+             m.yml:3:4: error: c: 'c' must be true or false, not 'yes'\n    hint: or an expression over COMPILE_CONTEXT\n\
              m.yml:5:5: error: c: an entry of d must be a text, not a map\n\
-             m.yml:7:7: error: c: '{y}' in 'e' is not supported by this version\n    hint: write \\{ and \\} for braces that are meant as text",
+             m.yml:7:7: error: c: y is not defined\n    hint: write \\{ and \\} for braces that are meant as text",
         );
     }
 }

@@ -1,12 +1,9 @@
-//! Checks over how members reference each other: circles, size, what depends on members that are not computed,
-//! which cubes a member reads, and the keys that joins need.
+//! Checks over how members reference each other: circles, size, which cubes a member reads, and the keys that joins
+//! need.
 
 use std::collections::BTreeSet;
 
-use super::cube::{
-    AggKind, Case, CaseLabel, Cube, CubeId, DataType, DimensionId, DimensionKind, MeasureId, MeasureKind, MemberId,
-    SegmentId,
-};
+use super::cube::{AggKind, Cube, CubeId, DataType, DimensionKind, MeasureKind, MemberId, SegmentId};
 use super::fields::{Place, Report};
 use super::raw::{About, RawCube};
 use super::template::{Part, Template};
@@ -27,6 +24,8 @@ pub(super) struct Graph<'r> {
     references: Vec<Vec<usize>>,
     /// Size of the member's own text.
     own_bytes: Vec<usize>,
+    /// Whether it is computed by a query of its own, which joins for itself.
+    own_query: Vec<bool>,
     /// Members after those they reference; references that close a circle are left out of account.
     order: Vec<usize>,
     /// The cubes a member reads, its own included; filled by [`Graph::check`].
@@ -50,6 +49,7 @@ impl<'r> Graph<'r> {
             firsts,
             references: Vec::with_capacity(members.len()),
             own_bytes: Vec::with_capacity(members.len()),
+            own_query: Vec::with_capacity(members.len()),
             order: Vec::with_capacity(members.len()),
             cubes: members.iter().map(|member| BTreeSet::from([member.cube()])).collect(),
             members,
@@ -59,6 +59,7 @@ impl<'r> Graph<'r> {
             graph.own_bytes.push(templates.iter().flat_map(|t| &t.parts).map(part_bytes).sum());
             let targets = templates.iter().flat_map(|t| t.members());
             graph.references.push(targets.map(|target| graph.number(target)).collect());
+            graph.own_query.push(is_own_query(cubes, *member));
         }
         graph
     }
@@ -91,9 +92,8 @@ impl<'r> Graph<'r> {
         (&about.place, about.mark)
     }
 
-    /// Reports circles and members that grow too large, marks members that depend on ones that are not computed,
-    /// and finds the cubes that members read.
-    pub(super) fn check(&mut self, cubes: &mut [Cube], report: &mut Report) {
+    /// Reports circles and members that grow too large, and finds the cubes that members read.
+    pub(super) fn check(&mut self, report: &mut Report) {
         self.find_circles(report);
         let mut depths = vec![0_usize; self.members.len()];
         let mut bytes = vec![0_usize; self.members.len()];
@@ -101,10 +101,11 @@ impl<'r> Graph<'r> {
             let references = std::mem::take(&mut self.references[number]);
             let mut read = std::mem::take(&mut self.cubes[number]);
             for &target in &references {
-                read.extend(&self.cubes[target]);
+                if !self.own_query[number] {
+                    read.extend(&self.cubes[target]);
+                }
                 depths[number] = depths[number].max(depths[target] + 1);
                 bytes[number] = bytes[number].saturating_add(bytes[target]);
-                self.inherit_unsupported(number, target, cubes, report);
             }
             bytes[number] = bytes[number].saturating_add(self.own_bytes[number]);
             let fault = if depths[number] > MAX_DEPTH {
@@ -170,59 +171,15 @@ impl<'r> Graph<'r> {
             Some("write '{CUBE}.column' to mean a column of the table".to_owned());
     }
 
-    fn inherit_unsupported(&self, number: usize, target: usize, cubes: &mut [Cube], report: &mut Report) {
-        let Some(key) = unsupported(cubes, self.members[target]) else { return };
-        let (place, mark) = self.report_at(number);
-        let name = self.path(target);
-        let slot = match self.members[number] {
-            MemberId::Measure(MeasureId { cube, index }) => {
-                &mut cubes[cube.index()].measures[index as usize].unsupported
-            }
-            MemberId::Dimension(DimensionId { cube, index }) => {
-                &mut cubes[cube.index()].dimensions[index as usize].unsupported
-            }
-            MemberId::Segment(_) => {
-                report.error(place, mark, format!("it references '{name}', which this version does not compute"));
-                return;
-            }
-        };
-        if slot.is_none() {
-            *slot = Some(key);
-            let message = format!(
-                "it references '{name}', which this version does not compute; queries that ask for this member fail"
-            );
-            report.warn(place, mark, message);
-        }
-    }
-
     /// Cubes that a member reads, itself and through what it references.
     pub(super) fn cubes_read(&self, member: MemberId) -> &BTreeSet<CubeId> {
         &self.cubes[self.number(member)]
     }
 
-    /// Joins: keys where aggregates need them (`data-model.md` §7.5), predicates that read their two ends only.
+    /// Joins need keys where aggregates do (`data-model.md` §7.5).
     pub(super) fn check_joins(&self, cubes: &[Cube], report: &mut Report) {
-        let mut keyless: BTreeSet<CubeId> = BTreeSet::new();
-        for cube in cubes {
-            for join in &cube.joins {
-                keyless.extend([cube.id, join.to].iter().filter(|end| needs_key(&cubes[end.index()])));
-                let raw = &self.raw[cube.id.index()].about;
-                let mark = Mark { line: join.location.line, column: join.location.column };
-                for member in join.sql.members() {
-                    let path = self.path(self.number(member));
-                    if unsupported(cubes, member).is_some() {
-                        let message = format!("the join uses '{path}', which this version does not compute");
-                        report.error(&raw.place, mark, message);
-                    }
-                    let third = self.cubes_read(member).iter().find(|read| **read != cube.id && **read != join.to);
-                    if let Some(third) = third {
-                        let name = &cubes[third.index()].name;
-                        let message = format!("a join cannot reference a third cube in this version: {name}");
-                        report.error(&raw.place, mark, message).hint = Some(format!("'{path}' reads it"));
-                    }
-                }
-            }
-        }
+        let ends = cubes.iter().flat_map(|cube| cube.joins.iter().flat_map(|join| [cube.id, join.to]));
+        let keyless: BTreeSet<CubeId> = ends.filter(|end| needs_key(&cubes[end.index()])).collect();
         for id in keyless {
             let About { place, mark, name, .. } = &self.raw[id.index()].about;
             let message = format!(
@@ -240,18 +197,22 @@ fn needs_key(cube: &Cube) -> bool {
         MeasureKind::Aggregate { agg, .. } => matches!(agg, AggKind::Count | AggKind::Sum | AggKind::Avg),
         MeasureKind::Calculated { data_type, sql } => {
             *data_type == DataType::Number
-                || matches!(sql.parts.as_slice(), [Part::Text(text)] if text.trim().eq_ignore_ascii_case("count(*)"))
+                || sql.as_text().is_some_and(|text| text.trim().eq_ignore_ascii_case("count(*)"))
         }
+        MeasureKind::Rank(_) => false,
+        MeasureKind::Switch(switch) => switch.agg.is_none_or(|agg| matches!(agg, AggKind::Sum | AggKind::Avg)),
     };
-    cube.primary_key().next().is_none() && cube.measures.iter().any(|measure| sensitive(&measure.kind))
+    cube.primary_key().next().is_none()
+        && cube.measures.iter().any(|measure| measure.stage.is_none() && sensitive(&measure.kind))
 }
 
-fn unsupported(cubes: &[Cube], member: MemberId) -> Option<&'static str> {
-    let cube = &cubes[member.cube().index()];
+fn is_own_query(cubes: &[Cube], member: MemberId) -> bool {
     match member {
-        MemberId::Measure(id) => cube.measures[id.index as usize].unsupported,
-        MemberId::Dimension(id) => cube.dimensions[id.index as usize].unsupported,
-        MemberId::Segment(_) => None,
+        MemberId::Dimension(id) => {
+            let kind = &cubes[id.cube.index()].dimensions[id.index as usize].kind;
+            matches!(kind, DimensionKind::SubQuery(_))
+        }
+        MemberId::Measure(_) | MemberId::Segment(_) => false,
     }
 }
 
@@ -259,25 +220,8 @@ fn unsupported(cubes: &[Cube], member: MemberId) -> Option<&'static str> {
 fn templates(cubes: &[Cube], member: MemberId) -> Vec<&Template> {
     let cube = &cubes[member.cube().index()];
     match member {
-        MemberId::Measure(MeasureId { index, .. }) => {
-            let measure = &cube.measures[index as usize];
-            let sql = match &measure.kind {
-                MeasureKind::Aggregate { sql, .. } => sql.as_ref(),
-                MeasureKind::Calculated { sql, .. } => Some(sql),
-            };
-            sql.into_iter().chain(&measure.filters).collect()
-        }
-        MemberId::Dimension(DimensionId { index, .. }) => match &cube.dimensions[index as usize].kind {
-            DimensionKind::Sql(sql) => vec![sql],
-            DimensionKind::Case(Case { when, otherwise }) => {
-                let labels = when.iter().map(|branch| &branch.label).chain(otherwise);
-                let labels = labels.filter_map(|label| match label {
-                    CaseLabel::Sql(sql) => Some(sql),
-                    CaseLabel::Text(_) => None,
-                });
-                when.iter().map(|branch| &branch.condition).chain(labels).collect()
-            }
-        },
+        MemberId::Measure(id) => cube.measures[id.index as usize].templates(),
+        MemberId::Dimension(id) => cube.dimensions[id.index as usize].templates(),
         MemberId::Segment(SegmentId { index, .. }) => vec![&cube.segments[index as usize].sql],
     }
 }
@@ -285,7 +229,7 @@ fn templates(cubes: &[Cube], member: MemberId) -> Vec<&Template> {
 fn part_bytes(part: &Part) -> usize {
     match part {
         Part::Text(text) => text.len(),
-        Part::Cube(_) | Part::Member(_) | Part::Time(..) => 1,
+        _ => 1,
     }
 }
 
@@ -351,32 +295,5 @@ mod tests {
         for safe in ["", "{name: m, type: max, sql: x}", "{name: m, type: count_distinct, sql: x}"] {
             check_one(&source(safe, "false"), "");
         }
-    }
-
-    #[test]
-    fn segments_and_joins_cannot_use_what_is_not_computed() {
-        let dimensions = "- {name: spent, type: number, sql: x, sub_query: true}";
-        let segments = "segments: [{name: rich, sql: '{spent} > 9'}]";
-        let source = shop("", dimensions, "").replace(
-            "    segments:\n      - {name: paid, sql: \"{CUBE}.status = 'paid'\"}",
-            &format!("    {segments}"),
-        );
-        let found = diagnostics(&source);
-        assert_eq!(
-            found[0],
-            "13:16: error: orders.rich: it references 'orders.spent', which this version does not compute"
-        );
-        let found = diagnostics(&shop("", dimensions, "").replace("{CUBE}.user_id", "{spent}"));
-        assert_eq!(found[0], "12:9: error: orders: the join uses 'orders.spent', which this version does not compute");
-    }
-
-    #[test]
-    fn a_join_may_not_read_a_third_cube_through_members() {
-        let third = "  - name: items\n    sql_table: items\n    joins:\n      - {name: orders, relationship: many_to_one, \
-                     sql: '{CUBE}.city = {orders.city}'}\n";
-        check_one(
-            &format!("{}{third}", shop("", "- {name: city, sql: '{users.city}', type: string}", "")),
-            "error: items: a join cannot reference a third cube in this version: users | 'orders.city' reads it",
-        );
     }
 }

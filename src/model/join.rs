@@ -87,32 +87,50 @@ impl JoinTree {
     }
 }
 
+/// What a query says of the cubes that it needs: one cube, or several along which to join.
+pub type Hint = Vec<CubeId>;
+
 /// Every hint is tried as root; the tree of fewest joins wins, ties go to the earliest hint
 /// (`data-model.md` §7.3).
-pub(super) fn build_tree(model: &Model, hints: &[CubeId]) -> Result<JoinTree, JoinError> {
-    let mut distinct: Vec<CubeId> = Vec::new();
-    for hint in hints {
-        if !distinct.contains(hint) {
-            distinct.push(*hint);
+pub(super) fn build_tree(model: &Model, hints: &[Hint]) -> Result<JoinTree, JoinError> {
+    let mut distinct: Vec<&Hint> = Vec::new();
+    for hint in hints.iter().filter(|hint| !hint.is_empty()) {
+        if !distinct.contains(&hint) {
+            distinct.push(hint);
         }
     }
-    distinct
-        .iter()
-        .filter_map(|root| tree_for_root(model, *root, distinct.iter().copied().filter(|h| h != root)))
+    let name = |hint: &&Hint| hint.iter().map(|id| model.cube(*id).name.as_str()).collect::<Vec<_>>().join(",");
+    (0..distinct.len())
+        .filter_map(|root| {
+            let rest = distinct.iter().enumerate().filter(|(at, _)| *at != root).map(|(_, hint)| hint.as_slice());
+            tree_for_root(model, distinct[root], rest)
+        })
         .min_by_key(|tree| tree.edges.len())
-        .ok_or_else(|| JoinError { cubes: distinct.iter().map(|id| model.cube(*id).name.clone()).collect() })
+        .ok_or_else(|| JoinError { cubes: distinct.iter().map(name).collect() })
 }
 
-fn tree_for_root(model: &Model, root: CubeId, rest: impl Iterator<Item = CubeId>) -> Option<JoinTree> {
+fn tree_for_root<'h>(model: &Model, root: &'h [CubeId], rest: impl Iterator<Item = &'h [CubeId]>) -> Option<JoinTree> {
+    let (root, path) = root.split_first()?;
     let mut edges: Vec<JoinEdge> = Vec::new();
-    for target in rest {
-        for edge in shortest_path(model, root, target)? {
-            if !edges.iter().any(|e| e.to == edge.to) {
-                edges.push(edge);
+    let mut joined: Vec<CubeId> = Vec::new();
+    for hint in std::iter::once(path).chain(rest) {
+        let mut from = *root;
+        for target in hint.iter().copied().filter(|cube| cube != root) {
+            if target == from {
+                continue;
             }
+            if !joined.contains(&target) {
+                for edge in shortest_path(model, from, target)? {
+                    if edge.to != *root && !edges.iter().any(|e| e.to == edge.to) {
+                        edges.push(edge);
+                    }
+                }
+                joined.push(target);
+            }
+            from = target;
         }
     }
-    Some(JoinTree { root, edges })
+    Some(JoinTree { root: *root, edges })
 }
 
 /// Breadth first, so with unit weights the shortest; among equals the first declared.
@@ -199,15 +217,17 @@ mod tests {
         model(&format!("cubes:\n{}", cubes.iter().map(cube).collect::<String>()))
     }
 
-    fn ids(model: &Model, names: &str) -> Vec<CubeId> {
-        names.split(' ').map(|name| model.find_cube(name).expect("a cube").id).collect()
+    /// Hints like `a` and paths like `a.b`.
+    fn hints_of(model: &Model, names: &str) -> Vec<Hint> {
+        let id = |name: &str| model.find_cube(name).expect("a cube").id;
+        names.split(' ').map(|hint| hint.split('.').map(id).collect()).collect()
     }
 
     #[track_caller]
     fn check(joins: &str, hints: &str, expected: Result<&str, &str>) {
         let model = graph(joins);
         let name = |id: CubeId| model.cube(id).name.as_str();
-        let tree = model.join_tree(&ids(&model, hints));
+        let tree = model.join_tree(&hints_of(&model, hints));
         let shown = tree.map(|tree| {
             let edges = tree.edges.iter().map(|edge| format!(" {}-{}", name(edge.from), name(edge.to)));
             format!("{}:{}", name(tree.root), edges.collect::<String>())
@@ -235,6 +255,17 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_walked_hop_by_hop() {
+        check("a>b a>c b>d c>d", "a a.c.d", Ok("a: a-c c-d"));
+        check("a>b a>c b>d c>d", "a.c.d", Ok("a: a-c c-d"));
+        check("a>b a>c b>d c>d", "a d", Ok("a: a-b b-d"));
+        check("a>b b>c a>c", "a.b.c", Ok("a: a-b b-c"));
+        check("a>b b>c", "b a.b", Ok("a: a-b"));
+        check("a>b", "a.b a", Ok("a: a-b"));
+        check("a>b c>d", "a c.d", Err("Can't find join path to join 'a', 'c,d'"));
+    }
+
+    #[test]
     fn a_cube_is_joined_once() {
         // `d` hangs on `b`; the detour over `c` must not join it again.
         check("a>b a>c b>d c>d", "a c d", Ok("a: a-c a-b b-d"));
@@ -250,7 +281,7 @@ mod tests {
     #[track_caller]
     fn check_multiplied(joins: &str, hints: &str, expected: &str) {
         let model = graph(joins);
-        let tree = model.join_tree(&ids(&model, hints)).expect("a tree");
+        let tree = model.join_tree(&hints_of(&model, hints)).expect("a tree");
         let multiplied = tree.cubes().filter(|cube| tree.multiplies(*cube)).map(|cube| model.cube(cube).name.as_str());
         let mut multiplied: Vec<_> = multiplied.collect();
         multiplied.sort_unstable();

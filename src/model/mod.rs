@@ -6,38 +6,54 @@
 //! [`diagnostic::Diagnostic`].
 
 mod build;
+mod build_member;
 pub mod compile;
 pub mod cube;
 pub mod diagnostic;
+pub mod expression;
 mod fields;
 mod files;
 mod front;
+pub mod granularity;
 mod graph;
+mod inherit;
 mod jinja;
 pub mod join;
 mod js;
+mod policies;
+pub mod policy;
 pub mod preagg;
 mod raw;
+mod raw_dimension;
+mod raw_granularity;
+mod raw_measure;
 mod raw_member;
+mod raw_policy;
 mod raw_rollup;
+mod raw_view;
+mod references;
 mod rollup;
+pub mod stage;
 mod symbols;
 pub mod template;
 #[cfg(test)]
 mod testing;
 pub mod title;
+pub mod view;
+mod views;
 mod yaml;
 
 use std::collections::HashMap;
 
 pub use cube::{
-    AggKind, Case, CaseBranch, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location,
-    Measure, MeasureId, MeasureKind, MemberId, Segment, SegmentId,
+    AggKind, Case, CaseBranch, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Grain,
+    Location, Measure, MeasureId, MeasureKind, MemberId, Segment, SegmentId,
 };
 pub use diagnostic::{Diagnostic, Severity};
 pub use front::CompileContext;
-pub use join::{Join, JoinEdge, JoinError, JoinTree, Relationship};
+pub use join::{Hint, Join, JoinEdge, JoinError, JoinTree, Relationship};
 pub use preagg::{Preagg, PreaggId, PreaggTime};
+pub use stage::RollingWindow;
 pub use template::{Part, Template};
 
 use crate::names::{MemberPath, nearest};
@@ -80,7 +96,12 @@ impl Model {
     /// Puts compiled cubes together. `version` is a digest of the model's texts.
     pub(crate) fn new(version: u64, cubes: Vec<Cube>) -> Self {
         let by_name = cubes.iter().map(|cube| (cube.name.clone(), cube.id)).collect();
-        let components = join::connected_components(&cubes);
+        let mut components = join::connected_components(&cubes);
+        for cube in &cubes {
+            if let Some(root) = cube.view().and_then(|view| view.roots.first()) {
+                components[cube.id.index()] = components[root.index()];
+            }
+        }
         Self { version, cubes, by_name, components }
     }
 
@@ -127,6 +148,21 @@ impl Model {
     /// The rollup definition of an id of this model.
     pub fn preagg(&self, id: PreaggId) -> &Preagg {
         &self.cube(id.cube).preaggs[id.index as usize]
+    }
+
+    /// Whether some cube or view has access policies; without any the feature is off.
+    pub fn has_policies(&self) -> bool {
+        self.cubes.iter().any(|cube| !cube.policies.is_empty())
+    }
+
+    /// The view's or cube's name as aliases show it: `sql_alias` where it is given.
+    pub fn alias_path(&self, id: MemberId) -> String {
+        let cube = self.cube(id.cube());
+        let path = self.path_of(id);
+        match &cube.sql_alias {
+            Some(alias) => format!("{alias}{}", &path[cube.name.len()..]),
+            None => path,
+        }
     }
 
     /// `cube.member` of any kind of member.
@@ -191,7 +227,7 @@ impl Model {
     ///
     /// # Errors
     /// No path along declared joins reaches all of them.
-    pub fn join_tree(&self, hints: &[CubeId]) -> Result<JoinTree, JoinError> {
+    pub fn join_tree(&self, hints: &[Hint]) -> Result<JoinTree, JoinError> {
         join::build_tree(self, hints)
     }
 

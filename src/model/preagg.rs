@@ -21,6 +21,8 @@ pub struct Preagg {
     pub id: PreaggId,
     /// Name within the cube.
     pub name: String,
+    /// Join paths that its members are written with.
+    pub paths: Vec<super::join::Hint>,
     /// Stored measures; of any cube that joins.
     pub measures: Vec<MeasureId>,
     /// Stored dimensions.

@@ -5,12 +5,15 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::cube::{AggKind, CubeSource, DataType};
-use super::fields::{Fields, Place, Report, Text, snake_case, without_references};
+use super::fields::{Fields, Place, Report, Text, snake_case};
 use super::join::Relationship;
-use super::raw_member::{read_dimension, read_measure, read_segment};
+use super::raw_dimension::{RawDimension, read_dimension};
+use super::raw_measure::{RawMeasure, read_measure};
+use super::raw_member::{RawHierarchy, RawSegment, read_hierarchy, read_segment};
+use super::raw_policy::{RawPolicy, read_policies};
 use super::raw_rollup::{RawRefresh, RawRollup, read_refresh_key, read_rollup};
-use super::yaml::{Document, Mark, Node};
+use super::raw_view::{RawView, read_view};
+use super::yaml::{Document, Entry, Mark, Node, Scalar, ScalarKind, Value};
 use crate::names::{is_identifier, nearest};
 
 const CUBE_KEYS: [&str; 21] = [
@@ -37,27 +40,21 @@ const CUBE_KEYS: [&str; 21] = [
     "access_policy",
 ];
 /// Keys of cubes that other versions of this model language act on.
-const CUBE_IGNORED: [&str; 4] = ["sql_alias", "rewrite_queries", "calendar", "hierarchies"];
+const CUBE_IGNORED: [&str; 1] = ["rewrite_queries"];
 
 /// What one file defines.
 #[derive(Debug, Default)]
 pub(super) struct RawFile {
     pub(super) cubes: Vec<RawCube>,
+    /// Cubes that can only be parents.
+    pub(super) anonymous: Vec<RawCube>,
     pub(super) views: Vec<RawView>,
     /// Its syntax is broken, so what it defines is not known.
     pub(super) broken: bool,
 }
 
-/// A view: only its name matters to this version.
-#[derive(Debug)]
-pub(super) struct RawView {
-    pub(super) name: String,
-    pub(super) mark: Mark,
-    pub(super) place: Place,
-}
-
 /// What every definition has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct About {
     pub(super) place: Place,
     pub(super) mark: Mark,
@@ -77,79 +74,40 @@ impl About {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct RawCube {
     pub(super) about: About,
-    pub(super) data_source: String,
-    pub(super) source: CubeSource,
+    pub(super) sql_alias: Option<String>,
+    pub(super) data_source: Option<String>,
+    pub(super) source: Option<RawSource>,
+    pub(super) calendar: Option<bool>,
     pub(super) refresh: RawRefresh,
-    /// It inherits members that are not known here.
-    pub(super) extends: bool,
+    pub(super) extends: Option<Text>,
+    /// It inherits from something that is not known.
+    pub(super) parent_unknown: bool,
     pub(super) joins: Vec<RawJoin>,
     /// Some join could not be read.
     pub(super) joins_broken: bool,
     pub(super) measures: Vec<RawMeasure>,
     pub(super) dimensions: Vec<RawDimension>,
     pub(super) segments: Vec<RawSegment>,
+    pub(super) hierarchies: Vec<RawHierarchy>,
     pub(super) rollups: Vec<RawRollup>,
+    pub(super) policies: Vec<RawPolicy>,
 }
 
-#[derive(Debug)]
+/// What stands after FROM.
+#[derive(Debug, Clone)]
+pub(super) enum RawSource {
+    Table(Text),
+    Query(Text),
+}
+
+#[derive(Debug, Clone)]
 pub(super) struct RawJoin {
     pub(super) mark: Mark,
     pub(super) to: Text,
     pub(super) relationship: Relationship,
-    pub(super) sql: Option<Text>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawMeasure {
-    pub(super) about: About,
-    pub(super) format: Option<Json>,
-    pub(super) unsupported: Option<&'static str>,
-    /// None when the type is missing or unknown.
-    pub(super) kind: Option<RawMeasureKind>,
-    pub(super) sql: Option<Text>,
-    pub(super) filters: Vec<Text>,
-    pub(super) drill_members: Vec<Text>,
-    pub(super) cumulative: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RawMeasureKind {
-    Aggregate(AggKind),
-    Calculated(DataType),
-}
-
-#[derive(Debug)]
-pub(super) struct RawDimension {
-    pub(super) about: About,
-    pub(super) format: Option<Json>,
-    pub(super) unsupported: Option<&'static str>,
-    /// None when the type is missing or unknown.
-    pub(super) data_type: Option<DataType>,
-    pub(super) primary_key: bool,
-    pub(super) suggest_filter_values: bool,
-    pub(super) custom_granularities: Vec<String>,
-    pub(super) sql: Option<Text>,
-    pub(super) case: Option<RawCase>,
-}
-
-#[derive(Debug)]
-pub(super) struct RawCase {
-    pub(super) when: Vec<(Text, RawLabel)>,
-    pub(super) otherwise: Option<RawLabel>,
-}
-
-#[derive(Debug)]
-pub(super) enum RawLabel {
-    Text(String),
-    Sql(Text),
-}
-
-#[derive(Debug)]
-pub(super) struct RawSegment {
-    pub(super) about: About,
     pub(super) sql: Option<Text>,
 }
 
@@ -160,6 +118,9 @@ pub(super) fn read_file(file: &Path, document: Document, report: &mut Report) ->
         report.error(&place, fault.mark, fault.message).hint = fault.hint;
     }
     let mut raw = RawFile { broken: document.broken, ..RawFile::default() };
+    for (name, node) in document.anonymous {
+        raw.anonymous.extend(read_anonymous(name, node, &place, report));
+    }
     let Some(root) = document.root.filter(|root| !root.is_null()) else { return raw };
     let Some(mut fields) = Fields::open(root, "a model file", &place, report) else { return raw };
     for entry in fields.take_unknown(&["cubes", "views", "view_groups"]) {
@@ -178,54 +139,50 @@ pub(super) fn read_file(file: &Path, document: Document, report: &mut Report) ->
     }
     for node in fields.list("views", &place, report) {
         if let Some(view) = Fields::open(node, "a view", &place, report) {
-            raw.views.extend(read_view(view, &place, report));
+            raw.views.push(read_view(view, &place, report));
         }
     }
     raw
 }
 
-fn read_view(mut fields: Fields, file: &Place, report: &mut Report) -> Option<RawView> {
-    let mark = fields.mark;
-    let json = fields.to_json();
-    let Some(name) = fields.text("name", file, report) else {
-        report.error(file, mark, format!("name isn't defined for view: {}", shorten(&json)));
-        return None;
-    };
-    Some(RawView { place: file.within(&name.text), name: name.text, mark })
+/// A cube that can only be a parent. Its name is made up, and no identifier.
+fn read_anonymous(name: String, mut node: Node, file: &Place, report: &mut Report) -> Option<RawCube> {
+    let mark = node.mark;
+    if let Value::Map(entries) = &mut node.value {
+        let text = Scalar { text: "anonymous".to_owned(), kind: ScalarKind::Text, braces: Vec::new() };
+        let value = Node { mark, value: Value::Scalar(text) };
+        entries.insert(0, Entry { key: "name".to_owned(), key_mark: mark, value });
+    }
+    let mut cube = read_cube(Fields::open(node, "a cube", file, report)?, file, report);
+    cube.about.name = name;
+    Some(cube)
 }
 
 fn read_cube(mut fields: Fields, file: &Place, report: &mut Report) -> RawCube {
     let about = read_about(&mut fields, "cube", &CUBE_KEYS, file, report);
     let place = about.place.clone();
-    for (key, hint) in [
-        ("extends", "copy the parent's members, or wait for the next release"),
-        ("access_policy", "nothing would be restricted: remove the policy, or wait for the next release"),
-    ] {
-        if let Some(mark) = fields.mark_of(key) {
-            report.error(&place, mark, format!("'{key}' is not supported by this version")).hint =
-                Some(hint.to_owned());
-        }
-    }
-    let extends = fields.take("extends").is_some();
-    fields.take("access_policy");
     warn_ignored(&mut fields, &CUBE_IGNORED, &place, report);
-    let source = read_source(&mut fields, extends, &place, report);
-    let data_source = fields.plain("data_source", &place, report).unwrap_or_else(|| "default".to_owned());
-    let refresh = read_refresh_key(&mut fields, "refreshKey", true, &place, report);
+    let extends = fields.text("extends", &place, report);
+    let source = read_source(&mut fields, &place, report);
     let nodes = fields.list("joins", &place, report);
     let declared = nodes.len();
     let joins = read_joins(nodes, &place, report);
     RawCube {
         joins_broken: joins.len() < declared,
-        data_source,
+        sql_alias: fields.plain("sql_alias", &place, report),
+        data_source: fields.plain("data_source", &place, report),
         source,
-        refresh,
+        calendar: fields.flag("calendar", &place, report),
+        refresh: read_refresh_key(&mut fields, "refreshKey", true, &place, report),
         extends,
+        parent_unknown: false,
         joins,
         measures: members(&mut fields, "measures", &place, report, read_measure),
         dimensions: members(&mut fields, "dimensions", &place, report, read_dimension),
         segments: members(&mut fields, "segments", &place, report, read_segment),
+        hierarchies: members(&mut fields, "hierarchies", &place, report, read_hierarchy),
         rollups: members(&mut fields, "pre_aggregations", &place, report, read_rollup),
+        policies: read_policies(&mut fields, &place, report),
         about,
     }
 }
@@ -293,42 +250,28 @@ pub(super) fn warn_ignored(fields: &mut Fields, keys: &[&str], place: &Place, re
     }
 }
 
-fn read_source(fields: &mut Fields, extends: bool, place: &Place, report: &mut Report) -> CubeSource {
+fn read_source(fields: &mut Fields, place: &Place, report: &mut Report) -> Option<RawSource> {
     let sql_mark = fields.mark_of("sql");
     let table = fields.text("sql_table", place, report);
     let sql = fields.text("sql", place, report);
-    let nowhere = CubeSource::Table(String::new());
+    for (text, key) in [(&table, "sql_table"), (&sql, "sql")] {
+        if let Some(text) = text.as_ref().filter(|text| text.text.trim().is_empty()) {
+            report.error(place, text.mark, format!("'{key}' is empty"));
+        }
+    }
     match (sql, table) {
-        (Some(_), Some(_)) => {
+        (Some(_), Some(table)) => {
             let message = "You must use either sql or sqlTable within a model, but not both";
             report.error(place, sql_mark.unwrap_or(fields.mark), message);
-            nowhere
+            Some(RawSource::Table(table))
         }
-        (None, None) => {
-            if !extends {
-                let message = "(value = [object Object]) must contain at least one of [sql, sqlTable]";
-                report.error(place, fields.mark, message).hint =
-                    Some("add 'sql_table: a_table' or 'sql: SELECT …'".to_owned());
-            }
-            nowhere
-        }
-        (None, Some(text)) => CubeSource::Table(source_text(&text, "sql_table", place, report)),
-        (Some(text), None) => {
-            let sql = source_text(&text, "sql", place, report);
-            match simple_table(&sql) {
-                Some(table) => CubeSource::Table(table.to_owned()),
-                None => CubeSource::Query(sql),
-            }
-        }
+        (None, None) => None,
+        (None, Some(table)) => Some(RawSource::Table(table)),
+        (Some(sql), None) => Some(match simple_table(&sql.text) {
+            Some(table) => RawSource::Table(Text { text: table.to_owned(), ..sql }),
+            None => RawSource::Query(sql),
+        }),
     }
-}
-
-fn source_text(text: &Text, key: &str, place: &Place, report: &mut Report) -> String {
-    let plain = without_references(text, key, place, report);
-    if text.text.trim().is_empty() {
-        report.error(place, text.mark, format!("'{key}' is empty"));
-    }
-    plain.trim().to_owned()
 }
 
 /// The table of `SELECT * FROM table` (`data-model.md` §3.1 rule 2).

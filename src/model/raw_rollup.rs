@@ -52,14 +52,14 @@ const CURRENT: [&str; 6] = ["time_dimension", "time_dimensions", "rollups", "mea
 const SILENT: [&str; 6] =
     ["indexes", "unique_key_columns", "read_only", "stream_offset", "output_column_types", "sql_alias"];
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct RawRollup {
     pub(super) about: About,
     /// None when this version leaves it out.
     pub(super) body: Option<RollupBody>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct RollupBody {
     pub(super) measures: Vec<Text>,
     pub(super) dimensions: Vec<Text>,

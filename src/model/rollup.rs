@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::Model;
-use super::cube::{Cube, CubeId, DataType, DimensionId, MeasureId, MemberId, SegmentId};
+use super::cube::{Cube, CubeId, DataType, DimensionId, DimensionKind, MeasureId, MemberId, SegmentId};
 use super::fields::{Place, Report, Text};
 use super::graph::Graph;
+use super::join::Hint;
 use super::preagg::{Preagg, PreaggId, PreaggTime};
 use super::raw::{About, RawCube};
 use super::raw_rollup::{RawRefresh, RollupBody};
-use super::symbols::{Symbols, Target, did_you_mean, report_unresolved};
+use super::symbols::{Reference, Symbols, Target, did_you_mean, report_unresolved};
 use crate::names::nearest;
 use crate::time::Granularity;
 
@@ -24,6 +25,7 @@ pub(super) struct RollupBuilder<'r> {
 /// Members of a rollup as they are sorted out of its lists.
 #[derive(Debug, Default)]
 struct Stored {
+    paths: Vec<Hint>,
     measures: Vec<MeasureId>,
     dimensions: Vec<DimensionId>,
     segments: Vec<SegmentId>,
@@ -44,12 +46,20 @@ impl RollupBuilder<'_> {
 
     fn rollup(&self, id: PreaggId, about: &About, body: &RollupBody, report: &mut Report) -> Option<Preagg> {
         let place = &about.place;
-        let stored = Stored {
-            measures: self.list(id.cube, &body.measures, MEASURES, place, report),
-            dimensions: self.list(id.cube, &body.dimensions, DIMENSIONS, place, report),
-            segments: self.list(id.cube, &body.segments, SEGMENTS, place, report),
-        };
+        let mut paths = Vec::new();
+        let measures = self.list(id.cube, &body.measures, MEASURES, &mut paths, (place, report));
+        let dimensions = self.list(id.cube, &body.dimensions, DIMENSIONS, &mut paths, (place, report));
+        let segments = self.list(id.cube, &body.segments, SEGMENTS, &mut paths, (place, report));
+        let stored = Stored { paths, measures, dimensions, segments };
         let time = self.time(id.cube, about, body, report)?;
+        if let Some(what) = self.not_storable(&stored) {
+            report.warn(
+                place,
+                about.mark,
+                format!("it lists {what}, which cannot be stored; this pre-aggregation is left out"),
+            );
+            return None;
+        }
         let has_lists = !(body.measures.is_empty() && body.dimensions.is_empty() && body.segments.is_empty());
         if !has_lists && body.time_dimension.is_none() {
             report.error(place, about.mark, "it stores nothing").hint =
@@ -65,6 +75,7 @@ impl RollupBuilder<'_> {
         Some(Preagg {
             id,
             name: about.name.clone(),
+            paths: stored.paths,
             measures: stored.measures,
             dimensions: stored.dimensions,
             segments: stored.segments,
@@ -92,12 +103,15 @@ impl RollupBuilder<'_> {
         owner: CubeId,
         texts: &[Text],
         Kind { word: kind, pick }: Kind<T>,
-        place: &Place,
-        report: &mut Report,
+        paths: &mut Vec<Hint>,
+        (place, report): (&Place, &mut Report),
     ) -> Vec<T> {
         let mut members = Vec::with_capacity(texts.len());
         for text in texts {
-            let Some(member) = self.member(owner, text, kind, place, report) else { continue };
+            let Some((path, member)) = self.member(owner, text, kind, place, report) else { continue };
+            if !path.is_empty() && !paths.contains(&path) {
+                paths.push(path);
+            }
             match pick(member) {
                 Some(picked) if members.contains(&picked) => {
                     report.warn(place, text.mark, format!("'{}' is listed twice", text.text));
@@ -112,30 +126,42 @@ impl RollupBuilder<'_> {
         members
     }
 
-    fn member(&self, owner: CubeId, text: &Text, kind: &str, place: &Place, report: &mut Report) -> Option<MemberId> {
-        let member = match self.symbols.reference(&text.text, owner) {
-            Ok(Target::Member(member)) => member,
-            Ok(Target::Cube(_) | Target::Time(..) | Target::CustomTime(_)) => {
+    fn member(
+        &self,
+        owner: CubeId,
+        text: &Text,
+        kind: &str,
+        place: &Place,
+        report: &mut Report,
+    ) -> Option<(Hint, MemberId)> {
+        match self.symbols.reference(&text.text, owner) {
+            Ok(Reference { path, target: Target::Member(member) }) => Some((path, member)),
+            Ok(Reference { target: Target::Cube(_) | Target::Time(..), .. }) => {
                 report.error(place, text.mark, format!("'{}' is not a {kind}", text.text));
-                return None;
+                None
             }
             Err(why) => {
                 report_unresolved(why, place, text.mark, report);
-                return None;
+                None
             }
-        };
-        let cube = &self.cubes[member.cube().index()];
-        let unsupported = match member {
-            MemberId::Measure(id) => cube.measures[id.index as usize].unsupported,
-            MemberId::Dimension(id) => cube.dimensions[id.index as usize].unsupported,
-            MemberId::Segment(_) => None,
-        };
-        if let Some(key) = unsupported {
-            let message = format!("it cannot store '{}': '{key}' is not computed by this version", text.text);
-            report.error(place, text.mark, message);
-            return None;
         }
-        Some(member)
+    }
+
+    /// A member that is computed over results or from a list, and so has no column to store.
+    fn not_storable(&self, stored: &Stored) -> Option<String> {
+        let name = |cube: &Cube, name: &str| format!("'{}.{name}'", cube.name);
+        let measures = stored.measures.iter().map(|id| {
+            let cube = &self.cubes[id.cube.index()];
+            let measure = &cube.measures[id.index as usize];
+            measure.stage.is_some().then(|| format!("the multi-stage measure {}", name(cube, &measure.name)))
+        });
+        let dimensions = stored.dimensions.iter().map(|id| {
+            let cube = &self.cubes[id.cube.index()];
+            let dimension = &cube.dimensions[id.index as usize];
+            matches!(dimension.kind, DimensionKind::Switch(_))
+                .then(|| format!("the switch dimension {}", name(cube, &dimension.name)))
+        });
+        measures.chain(dimensions).flatten().next()
     }
 
     /// The time dimension; `None` when the rollup is faulty or left out, `Some(None)` when it has none.
@@ -152,8 +178,8 @@ impl RollupBuilder<'_> {
             report.error(place, text.mark, message).hint = Some("for example 'granularity: day'".to_owned());
         }
         let dimension = match self.member(owner, text, "time dimension", place, report)? {
-            MemberId::Dimension(dimension) => dimension,
-            MemberId::Measure(_) | MemberId::Segment(_) => {
+            (_, MemberId::Dimension(dimension)) => dimension,
+            (_, MemberId::Measure(_) | MemberId::Segment(_)) => {
                 report.error(place, text.mark, format!("'{}' is not a time dimension", text.text));
                 return None;
             }
@@ -165,13 +191,15 @@ impl RollupBuilder<'_> {
             return None;
         }
         let granularity = body.granularity.as_ref()?;
-        if raw.custom_granularities.contains(&granularity.text) {
-            let message = "custom granularities are not supported by this version; this pre-aggregation is left out";
+        if raw.granularities.iter().any(|custom| custom.name == granularity.text)
+            && parse_granularity(&granularity.text).is_none()
+        {
+            let message = "rollups by custom granularities are not stored yet; this pre-aggregation is left out";
             report.warn(place, granularity.mark, message);
             return None;
         }
         let Some(parsed) = parse_granularity(&granularity.text) else {
-            let custom = raw.custom_granularities.iter().map(String::as_str);
+            let custom = raw.granularities.iter().map(|custom| custom.name.as_str());
             let words = Granularity::ALL.map(Granularity::as_str).into_iter().chain(custom);
             let hint = nearest(&granularity.text, words).map(did_you_mean);
             let message = format!("'{}' is not a granularity of '{}'", granularity.text, text.text);
@@ -259,10 +287,10 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
             let dimensions = preagg.dimensions.iter().map(|id| MemberId::Dimension(*id));
             let segments = preagg.segments.iter().map(|id| MemberId::Segment(*id));
             let time = preagg.time.iter().map(|time| MemberId::Dimension(time.dimension));
-            let mut hints: Vec<CubeId> = Vec::new();
+            let mut hints: Vec<Hint> = preagg.paths.clone();
             for member in measures.chain(dimensions).chain(segments).chain(time) {
                 let read = std::iter::once(member.cube()).chain(graph.cubes_read(member).iter().copied());
-                for cube in read {
+                for cube in read.map(|cube| vec![cube]) {
                     if !hints.contains(&cube) {
                         hints.push(cube);
                     }
@@ -271,7 +299,7 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
             if hints.is_empty() {
                 continue;
             }
-            let rollups = &raw[cube.id.index()].rollups;
+            let Some(rollups) = raw.get(cube.id.index()).map(|raw| &raw.rollups) else { continue };
             let Some(about) = rollups.iter().map(|r| &r.about).find(|about| about.name == preagg.name) else {
                 continue;
             };
@@ -472,16 +500,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_computed_cannot_be_stored() {
-        let source = shop(
-            "- {name: run, type: sum, sql: x, rolling_window: {trailing: unbounded}}",
-            "",
-            "pre_aggregations: [{name: main, measures: [run]}]",
-        );
+    fn what_is_computed_over_results_cannot_be_stored() {
+        let source = |measure: &str| shop(measure, "", "pre_aggregations: [{name: main, measures: [m]}]");
+        check_one(&source("- {name: m, type: sum, sql: x, rolling_window: {trailing: unbounded}}"), "");
         check_one(
-            &source,
-            "warning: orders.run: 'rolling_window' is not computed by this version; queries that ask for this member \
-             fail\nerror: orders.main: it cannot store 'run': 'rolling_window' is not computed by this version",
+            &source("- {name: m, type: number, sql: '{total}', multi_stage: true}"),
+            "warning: orders.main: it lists the multi-stage measure 'orders.m', which cannot be stored; this \
+             pre-aggregation is left out",
         );
     }
 

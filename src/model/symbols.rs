@@ -1,32 +1,23 @@
-//! What names mean: look-ups over all raw cubes, and the resolution of references (`data-model.md` §2.1).
+//! What names mean: look-ups over all raw cubes (`data-model.md` §2.1).
 
 use std::collections::{HashMap, HashSet};
 
-use super::cube::{CubeId, DataType, DimensionId, MeasureId, MemberId, SegmentId};
+use super::cube::{CubeId, DataType, DimensionId, Grain, MeasureId, MemberId, SegmentId};
 use super::diagnostic::Diagnostic;
-use super::fields::{ESCAPE_HINT, Place, Report, Text};
-use super::raw::{About, RawCube, RawDimension, RawView};
-use super::template::{Braced, Part, Piece, Template, pieces};
+use super::fields::{Place, Report};
+use super::raw::{About, RawCube};
+use super::raw_dimension::RawDimension;
+use super::raw_view::RawView;
 use super::yaml::Mark;
 use crate::names::{is_identifier, nearest};
 use crate::time::Granularity;
-
-/// Names with a meaning of their own that is not supported here.
-const CONTEXT_NAMES: [&str; 8] = [
-    "SECURITY_CONTEXT",
-    "securityContext",
-    "security_context",
-    "FILTER_PARAMS",
-    "FILTER_GROUP",
-    "SQL_UTILS",
-    "COMPILE_CONTEXT",
-    "USER_CONTEXT",
-];
 
 /// All names of a project.
 #[derive(Debug)]
 pub(super) struct Symbols<'r> {
     raw: &'r [RawCube],
+    /// The security context that the model is compiled for.
+    pub(super) context: serde_json::Value,
     cubes: HashMap<&'r str, CubeId>,
     views: HashSet<&'r str>,
     members: Vec<HashMap<&'r str, Symbol>>,
@@ -40,6 +31,7 @@ pub(super) struct Symbols<'r> {
 enum Symbol {
     Member(MemberId),
     Rollup,
+    Hierarchy,
 }
 
 /// What a reference stands for.
@@ -47,9 +39,15 @@ enum Symbol {
 pub(super) enum Target {
     Cube(CubeId),
     Member(MemberId),
-    Time(DimensionId, Granularity),
-    /// A granularity that the model defines and this version does not compute.
-    CustomTime(DimensionId),
+    Time(DimensionId, Grain),
+}
+
+/// What a reference stands for, and the cubes along which it is reached when it says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reference {
+    /// Two cubes or more; empty when the shortest path will do.
+    pub(super) path: Vec<CubeId>,
+    pub(super) target: Target,
 }
 
 /// Why a reference stands for nothing.
@@ -59,22 +57,20 @@ pub(super) struct Unresolved {
     pub(super) hint: Option<String>,
 }
 
-/// A resolved fragment with the place of each part, and what stands in the way of computing it.
-#[derive(Debug, Default)]
-pub(super) struct Resolved {
-    pub(super) parts: Vec<(Part, Mark)>,
-    pub(super) unsupported: Option<&'static str>,
-}
-
-impl Resolved {
-    pub(super) fn into_template(self) -> Template {
-        Template { parts: self.parts.into_iter().map(|(part, _)| part).collect() }
+impl Unresolved {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
     }
 }
 
 impl<'r> Symbols<'r> {
     /// Collects the names; names given twice are faults, and the first one stands.
-    pub(super) fn collect(raw: &'r [RawCube], views: &'r [RawView], report: &mut Report) -> Self {
+    pub(super) fn collect(
+        raw: &'r [RawCube],
+        views: &'r [RawView],
+        context: serde_json::Value,
+        report: &mut Report,
+    ) -> Self {
         let mut cubes: HashMap<&str, CubeId> = HashMap::with_capacity(raw.len());
         for (index, cube) in raw.iter().enumerate().filter(|(_, cube)| !cube.about.name.is_empty()) {
             if let Some(first) = cubes.get(cube.about.name.as_str()) {
@@ -86,18 +82,18 @@ impl<'r> Symbols<'r> {
             }
         }
         let mut names: HashSet<&str> = HashSet::with_capacity(views.len());
-        for view in views {
-            if cubes.contains_key(view.name.as_str()) {
-                let message = format!("Found conflicting cube and view name '{}'.", view.name);
-                report.error(&view.place, view.mark, message);
-            } else if !names.insert(&view.name) {
-                report.error(&view.place, view.mark, format!("Found duplicate view name '{}'.", view.name));
+        for About { place, mark, name, .. } in views.iter().map(|view| &view.about).filter(|a| !a.name.is_empty()) {
+            if cubes.contains_key(name.as_str()) {
+                report.error(place, *mark, format!("Found conflicting cube and view name '{name}'."));
+            } else if !names.insert(name) {
+                report.error(place, *mark, format!("Found duplicate view name '{name}'."));
             }
         }
         let members =
             raw.iter().enumerate().map(|(index, cube)| collect_members(CubeId(id(index)), cube, report)).collect();
         Self {
             raw,
+            context,
             cubes,
             views: names,
             members,
@@ -110,7 +106,7 @@ impl<'r> Symbols<'r> {
         self.cubes.get(name).copied()
     }
 
-    fn is_doubtful(&self, name: &str) -> bool {
+    pub(super) fn is_doubtful(&self, name: &str) -> bool {
         self.doubt_all || self.doubtful.contains(name)
     }
 
@@ -126,127 +122,104 @@ impl<'r> Symbols<'r> {
         Some(Unresolved { message: format!("Cube {name} doesn't exist"), hint: near.map(did_you_mean) })
     }
 
-    /// Resolves a fragment of `owner`. What does not resolve is reported and left out.
-    pub(super) fn template(&self, text: &Text, owner: CubeId, place: &Place, report: &mut Report) -> Resolved {
-        let mut resolved = Resolved::default();
-        let pieces = pieces(&text.text).unwrap_or_else(|fault| {
-            report.error(place, text.brace(fault.brace()), fault.message()).hint = Some(ESCAPE_HINT.to_owned());
-            Vec::new()
-        });
-        for piece in pieces {
-            let mark = text.mark;
-            let braced = match piece {
-                Piece::Text(text) => {
-                    resolved.parts.push((Part::Text(text), mark));
-                    continue;
-                }
-                Piece::Braced(braced) => braced,
-            };
-            let part = match self.braced(&braced, owner) {
-                Ok(Target::Cube(cube)) => Part::Cube(cube),
-                Ok(Target::Member(member)) => Part::Member(member),
-                Ok(Target::Time(dimension, granularity)) => Part::Time(dimension, granularity),
-                Ok(Target::CustomTime(dimension)) => {
-                    resolved.unsupported = Some("granularities");
-                    Part::Member(MemberId::Dimension(dimension))
-                }
-                Err(None) => continue,
-                Err(Some(why)) => {
-                    report.error(place, text.brace(braced.brace), why.message).hint = why.hint;
-                    continue;
-                }
-            };
-            resolved.parts.push((part, text.brace(braced.brace)));
-        }
-        resolved
-    }
-
     /// Resolves a position that takes a bare reference, with or without one pair of braces. `Err(None)` when it
     /// may be defined in a file that could not be read.
-    pub(super) fn reference(&self, text: &str, owner: CubeId) -> Result<Target, Option<Unresolved>> {
+    pub(super) fn reference(&self, text: &str, owner: CubeId) -> Result<Reference, Option<Unresolved>> {
         let bare = text.trim();
         let bare = bare.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(bare).trim();
-        self.braced(&Braced { content: bare.to_owned(), brace: 0 }, owner)
-    }
-
-    fn braced(&self, braced: &Braced, owner: CubeId) -> Result<Target, Option<Unresolved>> {
-        let content = braced.content.as_str();
-        let head = content.split(['.', '(', ' ']).next().unwrap_or_default();
-        if CONTEXT_NAMES.contains(&head) {
-            let message = match head {
-                "USER_CONTEXT" => {
-                    "Support for USER_CONTEXT was removed, please migrate to SECURITY_CONTEXT.".to_owned()
-                }
-                _ => format!("{head} is not supported by this version"),
-            };
-            return Err(Some(Unresolved { message, hint: None }));
-        }
-        let path: Vec<&str> = content.split('.').map(str::trim).collect();
+        let path: Vec<&str> = bare.split('.').map(str::trim).collect();
         if path.iter().all(|name| is_identifier(name)) {
             return self.resolve(&path, owner);
         }
-        let message = if content.is_empty() {
-            "a reference is missing between the braces".to_owned()
-        } else if content.contains('(') {
-            format!("the call '{content}' is not supported by this version")
-        } else {
-            format!("'{content}' is not a reference")
-        };
-        Err(Some(Unresolved { message, hint: Some(ESCAPE_HINT.to_owned()) }))
+        Err(Some(Unresolved::new(format!("'{bare}' is not a reference"))))
     }
 
-    fn resolve(&self, path: &[&str], owner: CubeId) -> Result<Target, Option<Unresolved>> {
+    /// Resolves names joined by dots.
+    pub(super) fn resolve(&self, path: &[&str], owner: CubeId) -> Result<Reference, Option<Unresolved>> {
         let (head, rest) = path.split_first().ok_or(None)?;
         let cube = match *head {
             "CUBE" | "TABLE" => Some(owner),
             name => self.find_cube(name),
         };
-        match (cube, rest) {
-            (Some(cube), []) => Ok(Target::Cube(cube)),
-            (Some(cube), [member, rest @ ..]) => match self.members[cube.index()].get(member) {
-                Some(symbol) => self.finish(cube, member, *symbol, rest),
-                None => Err(self.missing_member(cube, member)),
-            },
-            (None, _) if self.views.contains(head) => Err(Some(self.unusable_view(head))),
-            (None, rest) => match self.members[owner.index()].get(head) {
-                Some(symbol) => self.finish(owner, head, *symbol, rest),
+        match cube {
+            Some(cube) => self.walk(vec![cube], rest),
+            None if self.views.contains(head) => Err(Some(self.unusable_view(head))),
+            None => match self.members[owner.index()].get(head) {
+                Some(symbol) => self.finish(vec![owner], head, *symbol, rest),
                 None => Err(self.missing_name(head, owner)),
             },
         }
     }
 
+    /// Follows names from the last cube of `cubes`: a member of it ends the walk, a cube goes on.
+    fn walk(&self, mut cubes: Vec<CubeId>, names: &[&str]) -> Result<Reference, Option<Unresolved>> {
+        let mut names = names;
+        while let (Some(&cube), Some((name, rest))) = (cubes.last(), names.split_first()) {
+            let symbol = self.members[cube.index()].get(name);
+            let next = self.find_cube(name);
+            match (symbol, next) {
+                (Some(symbol), next) if next.is_none() || rest.is_empty() => {
+                    return self.finish(cubes, name, *symbol, rest);
+                }
+                (Some(symbol), _) if self.is_grain_of(*symbol, rest) => return self.finish(cubes, name, *symbol, rest),
+                (_, Some(next)) => {
+                    cubes.push(next);
+                    names = rest;
+                }
+                (_, None) => return Err(self.missing_member(cube, name)),
+            }
+        }
+        let target = cubes.last().copied().ok_or(None)?;
+        Ok(Reference { path: if cubes.len() > 1 { cubes } else { Vec::new() }, target: Target::Cube(target) })
+    }
+
+    fn is_grain_of(&self, symbol: Symbol, rest: &[&str]) -> bool {
+        matches!((symbol, rest), (Symbol::Member(MemberId::Dimension(id)), [word]) if self.grain(id, word).is_some())
+    }
+
     /// A member that was found, and what follows its name.
-    fn finish(&self, cube: CubeId, name: &str, symbol: Symbol, rest: &[&str]) -> Result<Target, Option<Unresolved>> {
+    fn finish(
+        &self,
+        cubes: Vec<CubeId>,
+        name: &str,
+        symbol: Symbol,
+        rest: &[&str],
+    ) -> Result<Reference, Option<Unresolved>> {
+        let cube = cubes.last().copied().ok_or(None)?;
         let path = format!("{}.{name}", self.raw[cube.index()].about.name);
         let member = match symbol {
             Symbol::Member(member) => member,
-            Symbol::Rollup => {
-                let message = format!("'{path}' is a pre-aggregation and cannot be referenced here");
-                return Err(Some(Unresolved { message, hint: None }));
+            Symbol::Rollup | Symbol::Hierarchy => {
+                let what = if symbol == Symbol::Rollup { "a pre-aggregation" } else { "a hierarchy" };
+                let message = format!("'{path}' is {what} and cannot be referenced here");
+                return Err(Some(Unresolved::new(message)));
             }
         };
-        match (member, rest) {
-            (_, []) => Ok(Target::Member(member)),
-            (MemberId::Dimension(id), [word]) => match self.granularity(id, word) {
-                Some(Ok(granularity)) => Ok(Target::Time(id, granularity)),
-                Some(Err(())) => Ok(Target::CustomTime(id)),
-                None => Err(self.missing_granularity(id, &path, word)),
+        let target = match (member, rest) {
+            (_, []) => Target::Member(member),
+            (MemberId::Dimension(id), [word]) => match self.grain(id, word) {
+                Some(grain) => Target::Time(id, grain),
+                None => return Err(self.missing_granularity(id, &path, word)),
             },
             (_, rest) => {
                 let message = format!("{path}.{} cannot be resolved. There's no such member or cube.", rest.join("."));
-                Err(Some(Unresolved { message, hint: None }))
+                return Err(Some(Unresolved::new(message)));
             }
-        }
+        };
+        Ok(Reference { path: if cubes.len() > 1 { cubes } else { Vec::new() }, target })
     }
 
-    /// A built-in granularity, or `Err` for one that the dimension defines.
-    fn granularity(&self, id: DimensionId, word: &str) -> Option<Result<Granularity, ()>> {
+    /// A granularity of a time dimension by its name; a standard one is never hidden by a custom one (§16.4).
+    pub(super) fn grain(&self, id: DimensionId, word: &str) -> Option<Grain> {
         let dimension = self.raw_dimension(id);
-        if dimension.custom_granularities.iter().any(|name| name == word) {
-            return Some(Err(()));
+        if dimension.data_type != Some(DataType::Time) {
+            return None;
         }
-        let built_in = Granularity::ALL.into_iter().find(|g| g.as_str() == word)?;
-        (dimension.data_type == Some(DataType::Time)).then_some(Ok(built_in))
+        if let Some(granularity) = Granularity::ALL.into_iter().find(|g| g.as_str() == word) {
+            return Some(Grain::Standard(granularity));
+        }
+        let custom = dimension.granularities.iter().position(|g| g.name == word)?;
+        u32::try_from(custom).ok().map(Grain::Custom)
     }
 
     fn missing_granularity(&self, id: DimensionId, path: &str, word: &str) -> Option<Unresolved> {
@@ -254,7 +227,7 @@ impl<'r> Symbols<'r> {
         let hint = match dimension.data_type {
             None => return None,
             Some(DataType::Time) => {
-                let custom = dimension.custom_granularities.iter().map(String::as_str);
+                let custom = dimension.granularities.iter().map(|g| g.name.as_str());
                 nearest(word, Granularity::ALL.map(Granularity::as_str).into_iter().chain(custom)).map(did_you_mean)
             }
             Some(_) => Some(format!("'{path}' is not a time dimension")),
@@ -269,13 +242,8 @@ impl<'r> Symbols<'r> {
 
     fn missing_member(&self, cube: CubeId, name: &str) -> Option<Unresolved> {
         let raw = &self.raw[cube.index()];
-        if raw.extends || self.is_doubtful(name) {
+        if raw.parent_unknown || self.is_doubtful(name) {
             return None;
-        }
-        if self.cubes.contains_key(name) {
-            let message = format!("the join path '{}.{name}' is not supported by this version", raw.about.name);
-            let hint = Some(format!("begin with '{name}'; cubes are joined along the shortest path"));
-            return Some(Unresolved { message, hint });
         }
         let message = format!("{}.{name} cannot be resolved. There's no such member or cube.", raw.about.name);
         let near = nearest(name, self.members[cube.index()].keys().copied());
@@ -284,7 +252,7 @@ impl<'r> Symbols<'r> {
     }
 
     fn missing_name(&self, name: &str, owner: CubeId) -> Option<Unresolved> {
-        if self.raw[owner.index()].extends || self.is_doubtful(name) {
+        if self.raw[owner.index()].parent_unknown || self.is_doubtful(name) {
             return None;
         }
         let names = self.members[owner.index()].keys().chain(self.cubes.keys()).copied().chain(["CUBE"]);
@@ -306,9 +274,11 @@ fn collect_members<'r>(cube: CubeId, raw: &'r RawCube, report: &mut Report) -> H
     let dimensions = raw.dimensions.iter().enumerate().map(|(i, d)| ("dimension", &d.about, dimension(id(i))));
     let segments = raw.segments.iter().enumerate().map(|(i, s)| ("segment", &s.about, segment(id(i))));
     let rollups = raw.rollups.iter().map(|r| ("preAggregation", &r.about, Symbol::Rollup));
+    let hierarchies = raw.hierarchies.iter().map(|h| ("hierarchy", &h.about, Symbol::Hierarchy));
     let mut symbols: HashMap<&str, Symbol> = HashMap::new();
     let mut firsts: HashMap<&str, (&str, &About)> = HashMap::new();
-    let named = measures.chain(dimensions).chain(segments).chain(rollups).filter(|(_, a, _)| !a.name.is_empty());
+    let named = measures.chain(dimensions).chain(segments).chain(rollups).chain(hierarchies);
+    let named = named.filter(|(_, a, _)| !a.name.is_empty());
     for (kind, about, symbol) in named {
         let Some((first_kind, first)) = firsts.get(about.name.as_str()) else {
             firsts.insert(&about.name, (kind, about));

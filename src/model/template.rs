@@ -2,8 +2,7 @@
 //!
 //! [`pieces`] splits the text; [`super::symbols`] gives the references their meaning.
 
-use super::cube::{CubeId, MemberId};
-use crate::time::Granularity;
+use super::cube::{CubeId, DimensionId, Grain, MemberId};
 
 /// A fragment whose references are resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,18 +19,84 @@ pub enum Part {
     /// `{CUBE}`, `{TABLE}` or `{other_cube}`: the alias of that cube's table. Another cube than the
     /// owner's joins that cube.
     Cube(CubeId),
+    /// The cubes along which the member that follows is reached (`{orders.users.city}`); writes nothing.
+    Path(Vec<CubeId>),
     /// `{member}`, `{CUBE.member}` or `{cube.member}`: the member's own SQL (a measure's: aggregated).
     Member(MemberId),
     /// `{time_dimension.granularity}`: converted to the query's zone and truncated.
-    Time(super::cube::DimensionId, Granularity),
+    Time(DimensionId, Grain),
+    /// `{cube.sql()}`: the cube's table, or its query in parentheses.
+    Source(CubeId),
+    /// `{FILTER_PARAMS…}` or `{FILTER_GROUP(…)}`: the query's conditions on these members, all at once.
+    Filters(Vec<FilterParam>),
+    /// `{SECURITY_CONTEXT…}`: something of who asks.
+    Claim(Claim),
+    /// `{SQL_UTILS.convertTz(…)}`: a time in the query's zone.
+    Local(Box<Template>),
+    /// A parameter of the function that the fragment is the body of.
+    Parameter(usize),
+}
+
+/// One `FILTER_PARAMS.cube.member.filter(…)` (`data-model.md` §11.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterParam {
+    /// The member whose conditions are meant.
+    pub member: MemberId,
+    /// What they are put on.
+    pub column: FilterColumn,
+}
+
+/// The left side of a pushed condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterColumn {
+    /// SQL text of a column.
+    Column(String),
+    /// A function of so many values; its body refers to them by [`Part::Parameter`].
+    Function(usize, Template),
+}
+
+/// A use of `SECURITY_CONTEXT` (`data-model.md` §11.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Names from the context inward.
+    pub path: Vec<String>,
+    /// What is made of the value.
+    pub usage: ClaimUse,
+}
+
+/// What is made of a value of the security context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimUse {
+    /// The value, as a literal.
+    Value,
+    /// The value, as text of the statement: `unsafeValue()`.
+    Unsafe,
+    /// A condition: `filter(…)`, or `requiredFilter(…)` when set.
+    Filter {
+        /// What is compared.
+        column: FilterColumn,
+        /// Whether a missing value is an error.
+        required: bool,
+    },
 }
 
 impl Template {
+    /// Plain SQL text.
+    pub fn text(text: &str) -> Self {
+        Self { parts: vec![Part::Text(text.to_owned())] }
+    }
+
     /// The text when the whole fragment is one bare identifier: such a fragment is a column of the
     /// owning cube's table (`data-model.md` §2.2).
     pub fn as_column(&self) -> Option<&str> {
+        self.as_text().map(str::trim).filter(|text| crate::names::is_identifier(text))
+    }
+
+    /// The text when the whole fragment is text.
+    pub fn as_text(&self) -> Option<&str> {
         match self.parts.as_slice() {
-            [Part::Text(text)] if crate::names::is_identifier(text.trim()) => Some(text.trim()),
+            [Part::Text(text)] => Some(text),
+            [] => Some(""),
             _ => None,
         }
     }
@@ -39,17 +104,33 @@ impl Template {
     /// The member when the whole fragment is one reference.
     pub fn as_member(&self) -> Option<MemberId> {
         match self.parts.as_slice() {
-            [Part::Member(member)] => Some(*member),
+            [Part::Member(member)] | [Part::Path(_), Part::Member(member)] => Some(*member),
             _ => None,
         }
     }
 
     /// The members referenced, in order.
     pub fn members(&self) -> impl Iterator<Item = MemberId> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Member(member) => Some(*member),
-            Part::Time(dimension, _) => Some(MemberId::Dimension(*dimension)),
-            Part::Text(_) | Part::Cube(_) => None,
+        self.parts.iter().flat_map(|part| match part {
+            Part::Member(member) => vec![*member],
+            Part::Time(dimension, _) => vec![MemberId::Dimension(*dimension)],
+            Part::Local(inner) => inner.members().collect(),
+            Part::Text(_)
+            | Part::Cube(_)
+            | Part::Path(_)
+            | Part::Source(_)
+            | Part::Filters(_)
+            | Part::Claim(_)
+            | Part::Parameter(_) => Vec::new(),
+        })
+    }
+
+    /// Whether its SQL depends on who asks.
+    pub fn reads_claims(&self) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Claim(_) => true,
+            Part::Local(inner) => inner.reads_claims(),
+            _ => false,
         })
     }
 }
@@ -160,14 +241,34 @@ pub(super) fn plain_text(text: &str) -> Result<String, NotPlain> {
     Ok(plain)
 }
 
-/// Bytes before the brace that closes a group whose opening brace was just read.
-fn matching_brace(text: &str) -> Option<usize> {
+/// Bytes before the brace that closes a group whose opening brace was just read. Braces in quoted texts inside do not
+/// count.
+pub(super) fn matching_brace(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
-    for (at, c) in text.char_indices() {
+    let mut at = 0;
+    while let Some(c) = text[at..].chars().next() {
         match c {
             '{' => depth += 1,
             '}' if depth == 0 => return Some(at),
             '}' => depth -= 1,
+            '\'' | '"' => at += quoted_length(&text[at..]).unwrap_or(1) - 1,
+            _ => {}
+        }
+        at += c.len_utf8();
+    }
+    None
+}
+
+/// Bytes of a quoted text with both of its quotes, which `text` begins with.
+fn quoted_length(text: &str) -> Option<usize> {
+    let mut chars = text.char_indices();
+    let (_, quote) = chars.next()?;
+    let mut escaped = false;
+    for (at, c) in chars {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return Some(at + 1),
             _ => {}
         }
     }
@@ -211,6 +312,9 @@ mod tests {
     #[test]
     fn braces_inside_references_pair_up() {
         check("{f({a}, {b})} {c}", Ok("«0:f({a}, {b})» «3:c»"));
+        check(r#"{f(lambda x: f"a \} {x}")} b"#, Ok(r#"«0:f(lambda x: f"a \} {x}")» b"#));
+        check("{f('}')}", Ok("«0:f('}')»"));
+        check("{it's} {x}", Ok("«0:it's» «1:x»"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use quarry_storage::TableId;
 
 use crate::model::{AggKind, DimensionId, MeasureId, MeasureKind, MemberId, Model, PreaggId, SegmentId};
-use crate::time::{Granularity, Zone};
+use crate::time::Zone;
 
 /// Changes whenever the meaning of stored columns changes, so that old tables are not read by mistake.
 const LAYOUT_VERSION: u32 = 1;
@@ -32,15 +32,15 @@ pub fn states(kind: &MeasureKind) -> &'static [StateColumn] {
             AggKind::Min => &[StateColumn::Min],
             AggKind::Max => &[StateColumn::Max],
             AggKind::Avg => &[StateColumn::Sum, StateColumn::Count],
-            AggKind::CountDistinct => &[StateColumn::Value],
+            AggKind::CountDistinct | AggKind::CountDistinctApprox => &[StateColumn::Value],
         },
-        MeasureKind::Calculated { .. } => &[StateColumn::Value],
+        MeasureKind::Calculated { .. } | MeasureKind::Rank(_) | MeasureKind::Switch(_) => &[StateColumn::Value],
     }
 }
 
 /// Name of the stored column of a state: `orders__total`, and `orders__price__count` for the second of two.
 pub fn state_column(model: &Model, measure: MeasureId, state: StateColumn) -> String {
-    let base = alias(&model.path_of(MemberId::Measure(measure)));
+    let base = measure_column(model, measure);
     match (&model.measure(measure).kind, state) {
         (MeasureKind::Aggregate { agg: AggKind::Avg, .. }, StateColumn::Sum) => format!("{base}__sum"),
         (MeasureKind::Aggregate { agg: AggKind::Avg, .. }, StateColumn::Count) => format!("{base}__count"),
@@ -48,18 +48,23 @@ pub fn state_column(model: &Model, measure: MeasureId, state: StateColumn) -> St
     }
 }
 
+/// Name of the column of a measure.
+pub fn measure_column(model: &Model, measure: MeasureId) -> String {
+    alias(&model.alias_path(MemberId::Measure(measure)))
+}
+
 /// Name of the stored column of a dimension.
 pub fn dimension_column(model: &Model, dimension: DimensionId) -> String {
-    alias(&model.path_of(MemberId::Dimension(dimension)))
+    alias(&model.alias_path(MemberId::Dimension(dimension)))
 }
 
 /// Name of the stored column of a segment.
 pub fn segment_column(model: &Model, segment: SegmentId) -> String {
-    alias(&model.path_of(MemberId::Segment(segment)))
+    alias(&model.alias_path(MemberId::Segment(segment)))
 }
 
 /// Name of the column of a time dimension at a granularity: `orders__created_at_day`.
-pub fn time_column(model: &Model, dimension: DimensionId, granularity: Granularity) -> String {
+pub fn time_column(model: &Model, dimension: DimensionId, granularity: &str) -> String {
     format!("{}_{granularity}", dimension_column(model, dimension))
 }
 

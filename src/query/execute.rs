@@ -6,18 +6,17 @@ use std::sync::Arc;
 use arrow::array::AsArray as _;
 use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use quarry_storage::{FileId, Partition, Snapshot, TableId};
 use quick_cache::sync::Cache;
 
-use super::lower::{
-    Output, ROLLUP_TABLE, RollupScan, SourceSelect, Statement, column_alias, rollup_statement, source_statement,
-};
-use super::plan::{Shape, shape};
+use super::lower::{LeafSource, Statement, column_alias, plan_statement, rollup_table};
+use super::plan::{Plan, Shape, plan};
 use super::rollups::Rollups;
 use super::route::{RollupRoute, Route, route};
 use super::{OutputColumn, Query, QueryError};
 use crate::engine::Engine;
-use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema, single_table_catalog};
+use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema, tables_catalog};
 use crate::engine::resident::Resident;
 use crate::model::{MemberId, Model, PreaggId};
 use crate::sources::Source;
@@ -95,34 +94,25 @@ impl QueryService {
     /// See [`QueryError`].
     pub async fn load(&self, rollups: &Rollups, snapshot: &Arc<Snapshot>, query: &Query) -> Result<Answer, QueryError> {
         let planned = self.plan(rollups, snapshot, query)?;
-        let source = planned.source;
-        let rows = async {
-            let sql = planned.statement(rollups, query, true).inlined();
-            match &planned.route {
-                Route::Rollup(rollup) => self.read_rollup(rollup, sql).await,
-                Route::Source(_) => Ok(source.collect(sql).await?.batches),
-            }
-        };
+        let statement = planned.statement(rollups, true)?.inlined();
+        let counting = query.total.then(|| planned.statement(rollups, false)).transpose()?;
+        let rows = self.run(&planned, statement);
         let total = async {
-            if !query.total {
-                return Ok(None);
+            match counting {
+                None => Ok(None),
+                Some(counting) => {
+                    let batches = self.run(&planned, counting.counted().inlined()).await?;
+                    Ok::<_, QueryError>(Some(single_count(&batches)))
+                }
             }
-            let sql = planned.statement(rollups, query, false).counted().inlined();
-            let batches = match &planned.route {
-                Route::Rollup(rollup) => self.read_rollup(rollup, sql).await?,
-                Route::Source(_) => source.collect(sql).await?.batches,
-            };
-            Ok::<_, QueryError>(Some(single_count(&batches)))
         };
         let (batches, total) = futures::try_join!(rows, total)?;
-        let used: Vec<UsedRollup> = planned.used(rollups).into_iter().collect();
-        let refreshed_at = match &planned.route {
-            Route::Rollup(rollup) => {
-                let oldest = rollup.partitions.iter().map(|partition| partition.built_at).min();
-                Some(oldest.unwrap_or(rollup.sample.built_at))
-            }
-            Route::Source(_) => None,
+        let used = planned.used(rollups);
+        let oldest = |rollup: &RollupRoute| {
+            rollup.partitions.iter().map(|partition| partition.built_at).min().unwrap_or(rollup.sample.built_at)
         };
+        let refreshed_at = planned.rollups().map(|(_, rollup)| oldest(rollup)).min();
+        let source = planned.source;
         Ok(Answer {
             columns: query.columns(),
             batches,
@@ -146,45 +136,69 @@ impl QueryService {
     ) -> Result<SqlPreview, QueryError> {
         let planned = self.plan(rollups, snapshot, query)?;
         let model = rollups.model();
-        let (text, params) = planned.statement(rollups, query, true).bound();
+        let (text, params) = planned.statement(rollups, true)?.bound();
         let aliases = query.columns().into_iter().map(|column| {
             let path = match column {
                 OutputColumn::Dimension(id) => model.path_of(MemberId::Dimension(id)),
                 OutputColumn::Segment(id) => model.path_of(MemberId::Segment(id)),
                 OutputColumn::Measure(id) => model.path_of(MemberId::Measure(id)),
-                OutputColumn::Time(id, granularity) => {
-                    format!("{}.{granularity}", model.path_of(MemberId::Dimension(id)))
+                OutputColumn::Time(id, grain) => {
+                    format!("{}.{}", model.path_of(MemberId::Dimension(id)), model.dimension(id).grain_name(grain))
                 }
             };
             (column_alias(model, column), path)
         });
         let aliases = aliases.collect();
-        let used = planned.used(rollups).into_iter().collect();
+        let used = planned.used(rollups);
         Ok(SqlPreview { text, params, used, data_source: planned.data_source, aliases })
     }
 
     fn plan(&self, rollups: &Rollups, snapshot: &Snapshot, query: &Query) -> Result<Planned<'_>, QueryError> {
         let model = rollups.model();
-        let shape = shape(model, query)?;
-        let data_source = one_data_source(model, &shape)?;
+        let plan = plan(model, query)?;
+        let data_source = one_data_source(model, &plan)?;
         let source = self
             .sources
             .get(&data_source)
             .ok_or_else(|| QueryError::Model(format!("data source '{data_source}' is not configured")))?;
-        let route = route(rollups, snapshot, query, &shape)?;
-        if let (Route::Source(rejections), true) = (&route, self.rollup_only) {
-            let reasons = rejections.iter().map(|rejection| format!(" {rejection}."));
-            return Err(QueryError::NoRollup { explanation: reasons.collect() });
-        }
-        Ok(Planned { shape, route, source, data_source })
+        let routes = self.routes(rollups, snapshot, &plan)?;
+        Ok(Planned { plan, routes, source, data_source })
     }
 
-    async fn read_rollup(&self, rollup: &RollupRoute, sql: String) -> Result<Vec<RecordBatch>, QueryError> {
+    /// A rollup for every level, or the source for all of them: an answer that mixes both would mix two states.
+    fn routes(&self, rollups: &Rollups, snapshot: &Snapshot, plan: &Plan) -> Result<Vec<Route>, QueryError> {
+        let mut found = Vec::new();
+        for leaf in plan.leaves() {
+            match route(rollups, snapshot, &leaf.query, &leaf.shape)? {
+                Route::Rollup(rollup) => found.push(Route::Rollup(rollup)),
+                Route::Source(rejections) if self.rollup_only => {
+                    let reasons = rejections.iter().map(|rejection| format!(" {rejection}."));
+                    return Err(QueryError::NoRollup { explanation: reasons.collect() });
+                }
+                Route::Source(rejections) => return Ok(vec![Route::Source(rejections)]),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Runs a statement of a plan where its levels are answered.
+    async fn run(&self, planned: &Planned<'_>, sql: String) -> Result<Vec<RecordBatch>, QueryError> {
+        let mut tables: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
+        for (level, rollup) in planned.rollups() {
+            tables.push((planned.table_name(level), self.rollup_table(rollup).await?));
+        }
+        if tables.is_empty() {
+            return Ok(planned.source.collect(sql).await?.batches);
+        }
+        Ok(self.engine.collect(sql, tables_catalog(tables)).await?.batches)
+    }
+
+    async fn rollup_table(&self, rollup: &RollupRoute) -> Result<Arc<dyn TableProvider>, QueryError> {
         // A range without stored rows still needs the columns: the conditions leave nothing of the sample.
         let pinned =
             if rollup.partitions.is_empty() { std::slice::from_ref(&rollup.sample) } else { &rollup.partitions };
         if let Some(table) = self.resident.table(pinned).await? {
-            return Ok(self.engine.collect(sql, single_table_catalog(ROLLUP_TABLE, table)).await?.batches);
+            return Ok(table);
         }
         let schema = self.schemas.of(&rollup.sample)?;
         let files = pinned.iter().map(|partition| PartitionFile {
@@ -192,50 +206,64 @@ impl QueryService {
             size_bytes: partition.size_bytes,
             rows: partition.rows,
         });
-        let table = Arc::new(PartitionTable::new(schema, files.collect()));
-        Ok(self.engine.collect(sql, single_table_catalog(ROLLUP_TABLE, table)).await?.batches)
+        Ok(Arc::new(PartitionTable::new(schema, files.collect())))
     }
 }
 
-/// A query with its route.
+/// A query with its routes: a rollup a level, or the source.
 struct Planned<'a> {
-    shape: Shape,
-    route: Route,
+    plan: Plan,
+    routes: Vec<Route>,
     source: &'a Source,
     data_source: String,
 }
 
 impl Planned<'_> {
-    fn statement(&self, rollups: &Rollups, query: &Query, tail: bool) -> Statement {
-        let model = rollups.model();
-        match &self.route {
-            Route::Rollup(RollupRoute { preagg, zone, exact, .. }) => rollup_statement(RollupScan {
-                model,
-                query,
-                preagg: model.preagg(*preagg),
-                zone: *zone,
-                exact: *exact,
-                tail,
-            }),
-            Route::Source(_) => {
-                let outputs: Vec<Output> = query.measures.iter().map(|id| Output::Measure(*id)).collect();
-                source_statement(SourceSelect { model, query, shape: &self.shape, outputs: &outputs, tail })
-            }
-        }
+    /// The rollups used, with their levels.
+    fn rollups(&self) -> impl Iterator<Item = (usize, &RollupRoute)> {
+        self.routes.iter().enumerate().filter_map(|(level, route)| match route {
+            Route::Rollup(rollup) => Some((level, rollup)),
+            Route::Source(_) => None,
+        })
     }
 
-    fn used(&self, rollups: &Rollups) -> Option<UsedRollup> {
-        let Route::Rollup(rollup) = &self.route else { return None };
+    fn table_name(&self, level: usize) -> String {
+        rollup_table(level)
+    }
+
+    fn statement(&self, rollups: &Rollups, tail: bool) -> Result<Statement, QueryError> {
+        let sources: Vec<LeafSource> = self
+            .routes
+            .iter()
+            .enumerate()
+            .map(|(level, route)| match route {
+                Route::Source(_) => LeafSource::Source,
+                Route::Rollup(RollupRoute { preagg, zone, exact, .. }) => {
+                    LeafSource::Rollup { preagg: *preagg, zone: *zone, exact: *exact, table: self.table_name(level) }
+                }
+            })
+            .collect();
+        plan_statement(rollups.model(), &self.plan, &sources, tail).checked()
+    }
+
+    fn used(&self, rollups: &Rollups) -> Vec<UsedRollup> {
         let model = rollups.model();
-        let newest = rollup.partitions.iter().map(|partition| partition.built_at).max();
-        Some(UsedRollup {
-            preagg: rollup.preagg,
-            id: format!("{}.{}", model.cube(rollup.preagg.cube).name, model.preagg(rollup.preagg).name),
-            table: rollup.table.clone(),
-            external: model.preagg(rollup.preagg).external,
-            last_updated_at: newest.unwrap_or(rollup.sample.built_at),
-            partitions: rollup.partitions.len(),
-        })
+        let mut used: Vec<UsedRollup> = Vec::new();
+        for (_, rollup) in self.rollups() {
+            if used.iter().any(|known| known.table == rollup.table) {
+                continue;
+            }
+            let newest = rollup.partitions.iter().map(|partition| partition.built_at).max();
+            used.push(UsedRollup {
+                preagg: rollup.preagg,
+                id: format!("{}.{}", model.cube(rollup.preagg.cube).name, model.preagg(rollup.preagg).name),
+                table: rollup.table.clone(),
+                external: model.preagg(rollup.preagg).external,
+                last_updated_at: newest.unwrap_or(rollup.sample.built_at),
+                partitions: rollup.partitions.len(),
+            });
+        }
+        used
     }
 }
 
@@ -264,11 +292,16 @@ impl Schemas {
     }
 }
 
-fn one_data_source(model: &Model, shape: &Shape) -> Result<String, QueryError> {
-    let mut names: Vec<&str> = shape.tree.cubes().map(|cube| model.cube(cube).data_source.as_str()).collect();
-    names.dedup();
+fn one_data_source(model: &Model, plan: &Plan) -> Result<String, QueryError> {
+    let mut names: Vec<&str> = Vec::new();
+    for leaf in plan.leaves() {
+        collect_sources(model, &leaf.shape, &mut names);
+    }
     names.sort_unstable();
     names.dedup();
+    if names.is_empty() {
+        names.push("default");
+    }
     match names.as_slice() {
         [one] => Ok((*one).to_owned()),
         many => Err(QueryError::Model(format!(
@@ -276,6 +309,13 @@ fn one_data_source(model: &Model, shape: &Shape) -> Result<String, QueryError> {
              doesn't match the query. Please use Rollup Designer to verify it's definition. Found data sources: {}",
             many.join(", ")
         ))),
+    }
+}
+
+fn collect_sources<'m>(model: &'m Model, shape: &Shape, names: &mut Vec<&'m str>) {
+    names.extend(shape.tree.cubes().map(|cube| model.cube(cube).data_source.as_str()));
+    for leaf in shape.sub_queries.iter().flat_map(|sub_query| sub_query.plan.leaves()) {
+        collect_sources(model, &leaf.shape, names);
     }
 }
 

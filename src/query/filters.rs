@@ -4,6 +4,7 @@
 //! turns names into ids and texts into values.
 
 use super::dates::{Now, Span, Stamp, UnparsableDate, parse_bounds, parse_stamp, parse_text};
+use super::members::resolve_measure;
 use super::request::{FilterLeaf, FilterNode, Operator};
 use super::{Column, Filter, Place, QueryError, Relation, Test, Value};
 use crate::model::{DataType, MeasureId, MemberId, Model};
@@ -28,14 +29,6 @@ pub(super) struct Conditions {
     pub(super) rows: Vec<Filter<Column>>,
     /// On groups.
     pub(super) groups: Vec<Filter<MeasureId>>,
-}
-
-/// Calls `visitor` with the member of every condition, left to right.
-pub(super) fn visit<M>(filter: &Filter<M>, visitor: &mut dyn FnMut(&M)) {
-    match filter {
-        Filter::Leaf { member, .. } => visitor(member),
-        Filter::And(children) | Filter::Or(children) => children.iter().for_each(|child| visit(child, visitor)),
-    }
 }
 
 /// Checks that every operator has the values it needs.
@@ -191,10 +184,13 @@ impl Resolver<'_> {
     /// `measureFilter` applies the measure's own filters to the rows: always true when it has none.
     fn measure_filter(&self, name: &str, member: MemberId) -> Result<Outcome, QueryError> {
         match member {
-            MemberId::Measure(id) if self.model.measure(id).filters.is_empty() => Ok(Outcome::True),
-            MemberId::Measure(_) => Err(QueryError::Invalid(format!(
-                "Operator measureFilter on '{name}' is not supported by this version: the measure has filters of its own"
-            ))),
+            MemberId::Measure(id) if self.model.measure(resolve_measure(self.model, id)).filters.is_empty() => {
+                Ok(Outcome::True)
+            }
+            MemberId::Measure(id) => Ok(Outcome::Rows(Filter::Leaf {
+                member: Column::FiltersOf(id),
+                test: Test::In { values: vec![Value::Boolean(true)], null: false },
+            })),
             MemberId::Dimension(_) | MemberId::Segment(_) => {
                 Err(QueryError::Invalid(format!("Operator measureFilter needs a measure, and '{name}' is none")))
             }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use quarry_storage::Snapshot;
 
-use super::lower::{Output, RollupScan, SourceSelect, rollup_statement, source_statement};
+use super::lower::{LeafSource, plan_statement};
 use super::normalize::{Limits, normalize};
-use super::plan::shape;
+use super::plan::{Leaf, Plan, shape};
+use super::policy::Asker;
 use super::request::{DateRange, FilterLeaf, FilterNode, Operator, Request, TimeDimensionRequest};
 use super::rollups::Rollups;
 use super::route::{Route, route};
@@ -83,8 +84,14 @@ fn timed(mut request: Request, granularity: Option<&str>, range: [&str; 2]) -> R
 }
 
 fn query(rollups: &Rollups, request: &Request) -> Result<Query, QueryError> {
-    let limits = Limits { default_rows: 100, max_rows: 100, timezone: Zone::UTC, allow_hidden: false };
-    Ok(normalize(request, rollups.model(), &limits, 0)?.query)
+    let limits = Limits {
+        default_rows: 100,
+        max_rows: 100,
+        timezone: Zone::UTC,
+        allow_hidden: false,
+        ungrouped_without_key: true,
+    };
+    Ok(normalize(request, rollups.model(), &limits, &Asker::default(), 0)?.query)
 }
 
 #[track_caller]
@@ -92,10 +99,8 @@ fn check_source(request: &Request, expected: &str) {
     let rollups = rollups();
     let model = rollups.model();
     let query = query(&rollups, request).expect("a valid request");
-    let shape = shape(model, &query).expect("cubes that join");
-    let outputs: Vec<Output> = query.measures.iter().map(|id| Output::Measure(*id)).collect();
-    let select = SourceSelect { model, query: &query, shape: &shape, outputs: &outputs, tail: true };
-    assert_eq!(source_statement(select).bound().0, expected);
+    let plan = super::plan::plan(model, &query).expect("cubes that join");
+    assert_eq!(plan_statement(model, &plan, &[], true).bound().0, expected);
 }
 
 #[track_caller]
@@ -103,9 +108,11 @@ fn check_rollup(request: &Request, zone: Zone, expected: &str) {
     let rollups = rollups();
     let model = rollups.model();
     let query = query(&rollups, request).expect("a valid request");
-    let preagg = &model.find_cube("orders").expect("orders").preaggs[0];
-    let scan = RollupScan { model, query: &query, preagg, zone, exact: false, tail: true };
-    assert_eq!(rollup_statement(scan).bound().0, expected);
+    let preagg = model.find_cube("orders").expect("orders").preaggs[0].id;
+    let shape = shape(model, &query).expect("cubes that join");
+    let plan = Plan::Leaf(Box::new(Leaf { query, shape, merged: false, arguments: false }));
+    let source = LeafSource::Rollup { preagg, zone, exact: false, table: "rollup".to_owned() };
+    assert_eq!(plan_statement(model, &plan, &[source], true).bound().0, expected);
 }
 
 #[track_caller]

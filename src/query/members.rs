@@ -3,76 +3,93 @@
 
 use std::collections::BTreeSet;
 
-use super::QueryError;
 use crate::model::{
-    CubeId, DimensionId, DimensionKind, MeasureId, MeasureKind, MemberId, Model, Part, SegmentId, Template,
+    CubeId, DimensionId, DimensionKind, Hint, MeasureId, MeasureKind, MemberId, Model, Part, SegmentId, Template,
 };
 
 /// The templates of a member's own SQL.
 pub(super) fn templates(model: &Model, member: MemberId) -> Vec<&Template> {
     match member {
-        MemberId::Dimension(id) => dimension_templates(model, id),
+        MemberId::Dimension(id) => model.dimension(id).templates(),
         MemberId::Segment(id) => vec![&model.segment(id).sql],
-        MemberId::Measure(id) => {
-            let measure = model.measure(id);
-            let sql = match &measure.kind {
-                MeasureKind::Aggregate { sql, .. } => sql.as_ref(),
-                MeasureKind::Calculated { sql, .. } => Some(sql),
-            };
-            sql.into_iter().chain(&measure.filters).collect()
-        }
+        MemberId::Measure(id) => model.measure(id).templates(),
     }
 }
 
-fn dimension_templates(model: &Model, id: DimensionId) -> Vec<&Template> {
-    use crate::model::cube::CaseLabel;
-    match &model.dimension(id).kind {
-        DimensionKind::Sql(template) => vec![template],
-        DimensionKind::Case(case) => {
-            let labels = case.when.iter().map(|branch| &branch.label).chain(&case.otherwise);
-            let labels = labels.filter_map(|label| match label {
-                CaseLabel::Text(_) => None,
-                CaseLabel::Sql(template) => Some(template),
-            });
-            case.when.iter().map(|branch| &branch.condition).chain(labels).collect()
-        }
+/// Appends what a member needs joined to `hints`, the member's own cube first, without repetitions
+/// (`data-model.md` §7.2). A view has no rows: its members need the paths that they came by.
+pub(super) fn collect_hints(model: &Model, member: MemberId, hints: &mut Vec<Hint>) {
+    if model.cube(member.cube()).view().is_none() {
+        push_new(hints, vec![member.cube()]);
     }
+    collect_inner(model, member, hints);
 }
 
-/// Appends the cubes a member touches to `hints`, the member's own first, without repetitions
-/// (`data-model.md` §7.2).
-///
-/// # Errors
-/// The member, or one it refers to, needs a model feature that this version does not compute.
-pub(super) fn collect_cubes(model: &Model, member: MemberId, hints: &mut Vec<CubeId>) -> Result<(), QueryError> {
-    let unsupported = match member {
-        MemberId::Measure(id) => model.measure(id).unsupported,
-        MemberId::Dimension(id) => model.dimension(id).unsupported,
-        MemberId::Segment(_) => None,
-    };
-    if let Some(feature) = unsupported {
-        let path = model.path_of(member);
-        return Err(QueryError::Model(format!(
-            "'{path}' uses `{feature}`, which this version of Quarry cannot compute"
-        )));
+/// What the references of a member need joined. A sub-query dimension joins for itself.
+fn collect_inner(model: &Model, member: MemberId, hints: &mut Vec<Hint>) {
+    if let MemberId::Dimension(id) = member
+        && let DimensionKind::SubQuery(sub_query) = &model.dimension(id).kind
+    {
+        for by in &sub_query.by {
+            collect_hints(model, MemberId::Dimension(*by), hints);
+        }
+        return;
     }
-    push_new(hints, member.cube());
     for template in templates(model, member) {
-        for part in &template.parts {
-            match part {
-                Part::Cube(cube) => push_new(hints, *cube),
-                Part::Member(inner) => collect_cubes(model, *inner, hints)?,
-                Part::Time(dimension, _) => collect_cubes(model, MemberId::Dimension(*dimension), hints)?,
-                Part::Text(_) => {}
-            }
-        }
+        collect_template(model, template, hints);
     }
-    Ok(())
 }
 
-fn push_new(hints: &mut Vec<CubeId>, cube: CubeId) {
-    if !hints.contains(&cube) {
-        hints.push(cube);
+/// What a fragment needs joined.
+pub(super) fn collect_template(model: &Model, template: &Template, hints: &mut Vec<Hint>) {
+    // The path stands right before the member that it leads to.
+    let mut by_path = false;
+    for part in &template.parts {
+        let came_by = std::mem::take(&mut by_path);
+        let inner = match part {
+            Part::Path(path) => {
+                push_new(hints, path.clone());
+                by_path = true;
+                continue;
+            }
+            Part::Cube(cube) => {
+                push_new(hints, vec![*cube]);
+                continue;
+            }
+            Part::Local(inner) => {
+                collect_template(model, inner, hints);
+                continue;
+            }
+            Part::Member(inner) => *inner,
+            Part::Time(dimension, _) => MemberId::Dimension(*dimension),
+            Part::Text(_) | Part::Source(_) | Part::Filters(_) | Part::Claim(_) | Part::Parameter(_) => continue,
+        };
+        if came_by {
+            collect_inner(model, inner, hints);
+        } else {
+            collect_hints(model, inner, hints);
+        }
+    }
+}
+
+fn push_new(hints: &mut Vec<Hint>, hint: Hint) {
+    if !hints.contains(&hint) {
+        hints.push(hint);
+    }
+}
+
+/// All cubes of some hints.
+pub(super) fn cubes_of(hints: &[Hint]) -> BTreeSet<CubeId> {
+    hints.iter().flatten().copied().collect()
+}
+
+/// Calls `found` for a member and everything under it.
+pub(super) fn visit_members(model: &Model, member: MemberId, found: &mut dyn FnMut(MemberId)) {
+    found(member);
+    for template in templates(model, member) {
+        for inner in template.members() {
+            visit_members(model, inner, found);
+        }
     }
 }
 
@@ -106,15 +123,31 @@ fn collect_leaves(model: &Model, measure: MeasureId, found: &mut Vec<MeasureId>)
 pub(super) fn is_leaf(model: &Model, measure: MeasureId) -> bool {
     match &model.measure(measure).kind {
         MeasureKind::Aggregate { .. } => true,
+        // Computed over results: its leaves are those of what it references.
+        MeasureKind::Rank(_) | MeasureKind::Switch(_) => false,
         MeasureKind::Calculated { sql, .. } => {
             let over_measures = sql.parts.iter().all(|part| match part {
-                Part::Member(MemberId::Measure(_)) => true,
+                Part::Member(MemberId::Measure(_)) | Part::Path(_) => true,
                 Part::Text(text) => !names_columns(text) && !calls_aggregate(text),
-                Part::Cube(_) | Part::Time(..) | Part::Member(_) => false,
+                _ => false,
             });
             let refers = sql.members().any(|member| matches!(member, MemberId::Measure(_)));
             !(over_measures && refers)
         }
+    }
+}
+
+/// The measure that a pure reference (`{orders.total}`) stands for, followed to its end.
+pub(super) fn resolve_measure(model: &Model, id: MeasureId) -> MeasureId {
+    let measure = model.measure(id);
+    match &measure.kind {
+        MeasureKind::Calculated { sql, .. } if measure.stage.is_none() && measure.filters.is_empty() => {
+            match sql.as_member() {
+                Some(MemberId::Measure(inner)) => resolve_measure(model, inner),
+                _ => id,
+            }
+        }
+        _ => id,
     }
 }
 
@@ -124,14 +157,20 @@ pub(super) fn is_leaf(model: &Model, measure: MeasureId) -> bool {
 pub(super) fn is_derivable(model: &Model, member: MemberId, stored: &BTreeSet<DimensionId>) -> bool {
     let templates = templates(model, member);
     let refers = templates.iter().any(|template| template.members().next().is_some());
+    let own_query = match member {
+        MemberId::Dimension(id) => matches!(model.dimension(id).kind, DimensionKind::SubQuery(_)),
+        MemberId::Measure(_) | MemberId::Segment(_) => false,
+    };
     refers
+        && !own_query
         && templates.iter().all(|template| {
             template.parts.iter().all(|part| match part {
                 Part::Text(text) => !names_columns(text),
                 Part::Member(MemberId::Dimension(id)) => {
                     stored.contains(id) || is_derivable(model, MemberId::Dimension(*id), stored)
                 }
-                Part::Member(MemberId::Measure(_) | MemberId::Segment(_)) | Part::Cube(_) | Part::Time(..) => false,
+                Part::Path(_) => true,
+                _ => false,
             })
         })
 }
@@ -143,7 +182,15 @@ pub(super) fn resolve_alias(model: &Model, id: DimensionId) -> DimensionId {
             Some(MemberId::Dimension(inner)) => resolve_alias(model, inner),
             _ => id,
         },
-        DimensionKind::Case(_) => id,
+        _ => id,
+    }
+}
+
+/// The segment that a pure reference stands for, followed to its end.
+pub(super) fn resolve_segment(model: &Model, id: SegmentId) -> SegmentId {
+    match model.segment(id).sql.as_member() {
+        Some(MemberId::Segment(inner)) => resolve_segment(model, inner),
+        _ => id,
     }
 }
 

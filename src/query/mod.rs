@@ -16,17 +16,20 @@ pub mod lower;
 mod members;
 pub mod normalize;
 pub mod plan;
+pub mod policy;
 pub mod request;
 pub mod rollups;
 pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
 
-use crate::model::{DimensionId, MeasureId, SegmentId};
-use crate::time::{Granularity, TimeRange, Zone};
+use std::sync::Arc;
+
+use crate::model::{DimensionId, Grain, Hint, MeasureId, MemberId, SegmentId, Template};
+use crate::time::{Interval, TimeRange, Zone};
 
 /// A resolved, valid question about one [`crate::model::Model`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Query {
     /// Selected measures, in order, without repetitions.
     pub measures: Vec<MeasureId>,
@@ -52,6 +55,38 @@ pub struct Query {
     pub total: bool,
     /// Zone of buckets, ranges and time values.
     pub timezone: Zone,
+    /// Rows of the joined tables instead of groups.
+    pub ungrouped: bool,
+    /// Joins that the client asks for, before those that members need.
+    pub join_hints: Vec<Hint>,
+    /// Times that are moved before anything looks at them.
+    pub shifts: Vec<Shift>,
+    /// Members whose values are hidden.
+    pub masks: Vec<(MemberId, Unmasked)>,
+    /// Nothing may be seen: no row passes.
+    pub denied: bool,
+    /// Who asks: the security context, for SQL that depends on it.
+    pub context: Arc<serde_json::Value>,
+}
+
+/// A time dimension whose times are moved (`data-model.md` §20.5).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shift {
+    /// The dimension, aliases followed.
+    pub dimension: DimensionId,
+    /// Added to its local times.
+    pub interval: Interval,
+    /// Stands for the moved time instead (calendar cubes).
+    pub sql: Option<Template>,
+}
+
+/// Where a masked member shows its own value after all.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unmasked {
+    /// Nowhere.
+    Never,
+    /// In rows for which one of these holds.
+    Where(Filter<Column>),
 }
 
 /// A use of a time dimension.
@@ -60,7 +95,7 @@ pub struct TimeDimension {
     /// The dimension.
     pub dimension: DimensionId,
     /// Group by buckets of this size.
-    pub granularity: Option<Granularity>,
+    pub granularity: Option<Grain>,
     /// Keep only these instants: wall-clock times of the query's zone, half-open.
     pub range: Option<TimeRange>,
 }
@@ -72,6 +107,21 @@ pub enum Column {
     Dimension(DimensionId),
     /// A segment's truth.
     Segment(SegmentId),
+    /// A dimension's value even where it is masked: conditions of access policies.
+    Raw(DimensionId),
+    /// Whether a row passes the filters of a measure (`measureFilter`).
+    FiltersOf(MeasureId),
+}
+
+impl Column {
+    /// The member that it looks at.
+    pub fn member(self) -> MemberId {
+        match self {
+            Self::Dimension(id) | Self::Raw(id) => MemberId::Dimension(id),
+            Self::Segment(id) => MemberId::Segment(id),
+            Self::FiltersOf(id) => MemberId::Measure(id),
+        }
+    }
 }
 
 /// A condition tree over members of type `M`. Empty groups do not occur.
@@ -202,7 +252,7 @@ pub enum OutputColumn {
     /// A segment as a boolean.
     Segment(SegmentId),
     /// Buckets of a time dimension.
-    Time(DimensionId, Granularity),
+    Time(DimensionId, Grain),
     /// A measure.
     Measure(MeasureId),
 }
@@ -213,6 +263,31 @@ impl Query {
         let mut columns: Vec<OutputColumn> = self.group_columns();
         columns.extend(self.measures.iter().map(|id| OutputColumn::Measure(*id)));
         columns
+    }
+
+    /// The dimensions of [`Query::group_columns`], with their granularities.
+    pub fn set_groups(&mut self, groups: &[OutputColumn]) {
+        self.dimensions.clear();
+        self.segment_columns.clear();
+        let ranges: Vec<TimeDimension> =
+            self.time_dimensions.iter().filter(|time| time.range.is_some()).copied().collect();
+        self.time_dimensions = ranges.into_iter().map(|time| TimeDimension { granularity: None, ..time }).collect();
+        self.time_dimensions.dedup();
+        for column in groups {
+            match column {
+                OutputColumn::Dimension(id) => self.dimensions.push(*id),
+                OutputColumn::Segment(id) => self.segment_columns.push(*id),
+                OutputColumn::Time(dimension, grain) => {
+                    let range = None;
+                    self.time_dimensions.push(TimeDimension {
+                        dimension: *dimension,
+                        granularity: Some(*grain),
+                        range,
+                    });
+                }
+                OutputColumn::Measure(_) => {}
+            }
+        }
     }
 
     /// The columns grouped by: [`Query::columns`] without the measures. A time dimension asked for

@@ -4,12 +4,15 @@
 
 use super::dates::{Now, parse_bounds, parse_text};
 use super::filters;
-use super::request::{DateRange, Request, TimeDimensionRequest};
+use super::members::resolve_alias;
+use super::plan::{members_of, tree_of};
+use super::policy::{Asker, may_select, restrict};
+use super::request::{DateRange, FilterNode, Request, TimeDimensionRequest, filter_node};
 use super::{OrderKey, OutputColumn, Query, QueryError, TimeDimension};
-use crate::model::{DataType, DimensionId, MeasureId, MemberId, Model, SegmentId, UnknownMember};
+use crate::model::{CubeId, DataType, DimensionId, Grain, Hint, MeasureId, MemberId, Model, SegmentId, UnknownMember};
 use crate::names::MemberPath;
 use crate::preagg::layout::alias;
-use crate::time::{Granularity, TimeRange, Zone};
+use crate::time::{TimeRange, Zone};
 
 /// Defaults and bounds from the configuration.
 #[derive(Debug, Clone)]
@@ -22,6 +25,8 @@ pub struct Limits {
     pub timezone: Zone,
     /// Whether members that are not public may be selected (development mode).
     pub allow_hidden: bool,
+    /// Whether ungrouped queries need no primary keys (`CUBEJS_ALLOW_UNGROUPED_WITHOUT_PRIMARY_KEY`).
+    pub ungrouped_without_key: bool,
 }
 
 /// A normalised question: the resolved query, and the request with everything filled in, as it is
@@ -35,11 +40,17 @@ pub struct Normalized {
     pub echo: Request,
 }
 
-/// Resolves a request against a model.
+/// Resolves a request against a model, for who asks.
 ///
 /// # Errors
 /// Every [`QueryError`] that a client can cause; no engine errors.
-pub fn normalize(request: &Request, model: &Model, limits: &Limits, now: i64) -> Result<Normalized, QueryError> {
+pub fn normalize(
+    request: &Request,
+    model: &Model,
+    limits: &Limits,
+    asker: &Asker,
+    now: i64,
+) -> Result<Normalized, QueryError> {
     let (echo, ranges) = fill_in(request, limits, now)?;
     let timezone = echo.timezone.unwrap_or(limits.timezone);
     let measures = resolve_measures(echo.measures.as_deref().unwrap_or_default(), model)?;
@@ -55,29 +66,108 @@ pub fn normalize(request: &Request, model: &Model, limits: &Limits, now: i64) ->
         segments,
         filters: conditions.rows,
         measure_filters: conditions.groups,
-        order: Vec::new(),
         limit: echo.limit,
         offset: echo.offset.unwrap_or(0),
         total: echo.total.unwrap_or(false),
         timezone,
+        ungrouped: echo.ungrouped.unwrap_or(false),
+        join_hints: resolve_hints(&echo.join_hints, model)?,
+        ..Query::default()
     };
-    check_supported(&query, model)?;
-    if !limits.allow_hidden {
-        check_visible(&query, model)?;
-    }
+    check_visible(&query, model, limits, asker)?;
     query.order = resolve_order(&echo, &query, model);
+    if query.ungrouped {
+        check_ungrouped(&query, model, limits)?;
+    }
+    add_default_filters(&mut query, &echo, model, now)?;
+    let query = restrict(query, model, asker, now)?;
     Ok(Normalized { query, echo })
+}
+
+fn resolve_hints(hints: &[Vec<String>], model: &Model) -> Result<Vec<Hint>, QueryError> {
+    let cube = |name: &String| match model.find_cube(name) {
+        Some(cube) if cube.view().is_none() => Ok(cube.id),
+        _ => Err(QueryError::Model(format!("Cube '{name}' not found for path '{name}'"))),
+    };
+    hints.iter().map(|hint| hint.iter().map(cube).collect()).collect()
+}
+
+/// Ungrouped queries have no groups to filter, and each row must be told apart by its keys.
+fn check_ungrouped(query: &Query, model: &Model, limits: &Limits) -> Result<(), QueryError> {
+    if !query.measure_filters.is_empty() {
+        return Err(QueryError::Model("Measure filters aren't allowed in ungrouped query".to_owned()));
+    }
+    if limits.ungrouped_without_key {
+        return Ok(());
+    }
+    let tree = tree_of(model, query)?;
+    let keys = tree.cubes().flat_map(|cube| model.cube(cube).primary_key());
+    let selected = |id: DimensionId| query.dimensions.iter().any(|dimension| resolve_alias(model, *dimension) == id);
+    let missing: Vec<String> = keys
+        .filter(|key| !selected(key.id))
+        .map(|key| format!("'{}'", model.path_of(MemberId::Dimension(key.id))))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(QueryError::Model(format!(
+        "Ungrouped query requires primary keys to be present in dimensions: {}. Pass allowUngroupedWithoutPrimaryKey \
+         option to disable this check.",
+        missing.join(", ")
+    )))
+}
+
+/// Conditions of the views that the query touches, unless a condition of its own releases them
+/// (`data-model.md` §8.5).
+fn add_default_filters(query: &mut Query, echo: &Request, model: &Model, now: i64) -> Result<(), QueryError> {
+    let filtered: Vec<MemberId> = query
+        .filters
+        .iter()
+        .flat_map(members_of)
+        .map(super::Column::member)
+        .chain(query.measure_filters.iter().flat_map(members_of).map(MemberId::Measure))
+        .collect();
+    let mut views: Vec<CubeId> = Vec::new();
+    let times = query.time_dimensions.iter().map(|time| MemberId::Dimension(time.dimension));
+    for member in selected(query).chain(filtered.iter().copied()).chain(times) {
+        if !views.contains(&member.cube()) {
+            views.push(member.cube());
+        }
+    }
+    let zone = query.timezone;
+    let local_now = Now::at(now, zone);
+    debug_assert!(echo.timezone.is_some(), "the zone was filled in");
+    for view in views.into_iter().filter_map(|cube| model.cube(cube).view()) {
+        for default in &view.default_filters {
+            if default.unless.iter().any(|member| filtered.contains(member)) {
+                continue;
+            }
+            let mut nodes = [filter_node(&default.filter)?];
+            filters::resolve_dates(&mut nodes, local_now)?;
+            let conditions = filters::resolve(&nodes, model, zone)?;
+            query.filters.extend(conditions.rows);
+            query.measure_filters.extend(conditions.groups);
+        }
+    }
+    Ok(())
+}
+
+/// Conditions that a multi-stage measure adds.
+///
+/// # Errors
+/// They are no conditions on dimensions.
+pub(super) fn stage_filters(
+    model: &Model,
+    written: &[serde_json::Value],
+    zone: Zone,
+) -> Result<Vec<super::Filter<super::Column>>, QueryError> {
+    let nodes: Vec<FilterNode> = written.iter().map(filter_node).collect::<Result<_, _>>()?;
+    Ok(filters::resolve(&nodes, model, zone)?.rows)
 }
 
 /// The request as it is echoed, and the date ranges of its time dimensions. Needs no model.
 fn fill_in(request: &Request, limits: &Limits, now: i64) -> Result<(Request, Vec<Option<TimeRange>>), QueryError> {
     let mut echo = request.clone();
-    if echo.ungrouped == Some(true) {
-        return Err(QueryError::Invalid("ungrouped queries are not supported by this version".to_owned()));
-    }
-    if !echo.join_hints.is_empty() {
-        return Err(QueryError::Invalid("joinHints are not supported by this version".to_owned()));
-    }
     split_three_part_names(&mut echo);
     let selects = echo.measures.as_ref().is_some_and(|measures| !measures.is_empty())
         || !echo.dimensions.is_empty()
@@ -194,21 +284,16 @@ fn resolve_time_dimensions(
     Ok(times)
 }
 
-fn resolve_granularity(
-    name: &str,
-    dimension: DimensionId,
-    member: &str,
-    model: &Model,
-) -> Result<Granularity, QueryError> {
-    if let Some(granularity) = Granularity::parse(name) {
-        return Ok(granularity);
-    }
-    let custom = model.dimension(dimension).custom_granularities.iter().any(|custom| custom == name);
-    Err(QueryError::Model(if custom {
-        format!("Granularity \"{name}\" of dimension {member} is a custom one, which this version does not support")
-    } else {
-        format!("Granularity \"{name}\" does not exist in dimension {member}")
-    }))
+fn resolve_granularity(name: &str, id: DimensionId, member: &str, model: &Model) -> Result<Grain, QueryError> {
+    let dimension = model.dimension(id);
+    let offered = |grain: &Grain| match grain {
+        Grain::Standard(granularity) => dimension.offered.is_empty() || dimension.offered.contains(granularity),
+        Grain::Custom(_) => true,
+    };
+    dimension
+        .find_grain(name)
+        .filter(offered)
+        .ok_or_else(|| QueryError::Model(format!("Granularity \"{name}\" does not exist in dimension {member}")))
 }
 
 /// Every member that a query selects: its columns.
@@ -220,45 +305,18 @@ fn selected(query: &Query) -> impl Iterator<Item = MemberId> {
     })
 }
 
-fn check_visible(query: &Query, model: &Model) -> Result<(), QueryError> {
+/// What is not public, or not granted by a policy of its own cube, cannot be selected.
+fn check_visible(query: &Query, model: &Model, limits: &Limits, asker: &Asker) -> Result<(), QueryError> {
     for member in selected(query) {
         let public = match member {
             MemberId::Measure(id) => model.measure(id).public,
             MemberId::Dimension(id) => model.dimension(id).public,
             MemberId::Segment(id) => model.segment(id).public,
         };
-        if !(public && model.cube(member.cube()).public) {
+        let shown = limits.allow_hidden || (public && model.cube(member.cube()).public);
+        if !(shown && may_select(model, asker, member)) {
             // Recorded servers name the column's alias here, not the member.
-            return Err(QueryError::HiddenMember { member: alias(&model.path_of(member)) });
-        }
-    }
-    Ok(())
-}
-
-/// Refuses members that this version cannot compute, wherever they are used.
-fn check_supported(query: &Query, model: &Model) -> Result<(), QueryError> {
-    let mut members: Vec<MemberId> = selected(query).collect();
-    members.extend(query.time_dimensions.iter().map(|time| MemberId::Dimension(time.dimension)));
-    for filter in &query.filters {
-        filters::visit(filter, &mut |column| {
-            members.push(match column {
-                super::Column::Dimension(id) => MemberId::Dimension(*id),
-                super::Column::Segment(id) => MemberId::Segment(*id),
-            });
-        });
-    }
-    for filter in &query.measure_filters {
-        filters::visit(filter, &mut |id| members.push(MemberId::Measure(*id)));
-    }
-    for member in members {
-        let key = match member {
-            MemberId::Measure(id) => model.measure(id).unsupported,
-            MemberId::Dimension(id) => model.dimension(id).unsupported,
-            MemberId::Segment(_) => None,
-        };
-        if let Some(key) = key {
-            let name = model.path_of(member);
-            return Err(QueryError::Model(format!("'{name}' uses `{key}`, which this version does not support")));
+            return Err(QueryError::HiddenMember { member: alias(&model.alias_path(member)) });
         }
     }
     Ok(())
@@ -295,7 +353,7 @@ fn find_column(name: &str, columns: &[OutputColumn], model: &Model) -> Option<us
     if name.matches('.').count() == 2 {
         let (member, granularity) = name.rsplit_once('.')?;
         let dimension = model.resolve_dimension(&MemberPath::parse(member).ok()?).ok()?;
-        let wanted = OutputColumn::Time(dimension, Granularity::parse(granularity)?);
+        let wanted = OutputColumn::Time(dimension, model.dimension(dimension).find_grain(granularity)?);
         return columns.iter().position(|column| *column == wanted);
     }
     let member = model.resolve_member(&MemberPath::parse(name).ok()?).ok()?;
@@ -307,7 +365,9 @@ fn find_column(name: &str, columns: &[OutputColumn], model: &Model) -> Option<us
     });
     let finest = || {
         let buckets = columns.iter().enumerate().filter_map(|(at, column)| match (column, member) {
-            (OutputColumn::Time(a, granularity), MemberId::Dimension(b)) if *a == b => Some((*granularity, at)),
+            (OutputColumn::Time(a, grain), MemberId::Dimension(b)) if *a == b => {
+                Some((model.dimension(b).grain_length(*grain), at))
+            }
             _ => None,
         });
         buckets.min().map(|(_, at)| at)
@@ -322,7 +382,13 @@ mod tests {
     use crate::query::{Column, Filter, Test, Value, sample};
 
     fn limits() -> Limits {
-        Limits { default_rows: 10_000, max_rows: 50_000, timezone: Zone::UTC, allow_hidden: false }
+        Limits {
+            default_rows: 10_000,
+            max_rows: 50_000,
+            timezone: Zone::UTC,
+            allow_hidden: false,
+            ungrouped_without_key: true,
+        }
     }
 
     fn list(names: &[&str]) -> Vec<String> {
@@ -346,7 +412,7 @@ mod tests {
     }
 
     fn run(request: &Request) -> Result<Normalized, QueryError> {
-        normalize(request, &sample::model(), &limits(), 0)
+        normalize(request, &sample::model(), &limits(), &Asker::default(), 0)
     }
 
     #[track_caller]
@@ -404,10 +470,6 @@ mod tests {
             "Granularity \"fortnight\" does not exist in dimension orders.created_at",
         );
         check_fails(
-            &select(&["orders.count"], &["orders.created_at.fiscal_year"], &[]),
-            "Granularity \"fiscal_year\" of dimension orders.created_at is a custom one, which this version does not support",
-        );
-        check_fails(
             &select(&["orders.count"], &[], &[("orders.status", "day")]),
             "Error: 'orders.status' is of type string; a time dimension must be of type time",
         );
@@ -429,19 +491,33 @@ mod tests {
             "{error}"
         );
         let shown = Limits { allow_hidden: true, ..limits() };
-        assert!(normalize(&hidden, &sample::model(), &shown, 0).is_ok());
+        assert!(normalize(&hidden, &sample::model(), &shown, &Asker::default(), 0).is_ok());
         let mut filtered = select(&["orders.count"], &[], &[]);
         filtered.filters = vec![equals("orders.id", "7")];
         assert!(run(&filtered).is_ok());
     }
 
     #[test]
-    fn unsupported_members_are_refused_wherever_they_are_used() {
-        let text = "'orders.running' uses `rolling_window`, which this version does not support";
-        check_fails(&select(&["orders.running"], &[], &[]), text);
-        let mut filtered = select(&["orders.count"], &[], &[]);
-        filtered.filters = vec![equals("orders.running", "7")];
-        check_fails(&filtered, text);
+    fn custom_granularities_are_found_by_name() {
+        let query = run(&select(&["orders.count"], &["orders.created_at.fiscal_year"], &[])).expect("valid");
+        assert_eq!(query.query.time_dimensions[0].granularity, Some(Grain::Custom(0)));
+    }
+
+    #[test]
+    fn ungrouped_queries_need_keys_when_told_so() {
+        let ungrouped = Request { ungrouped: Some(true), ..select(&["orders.count"], &["orders.status"], &[]) };
+        assert!(run(&ungrouped).is_ok());
+        let strict = Limits { ungrouped_without_key: false, ..limits() };
+        let error = normalize(&ungrouped, &sample::model(), &strict, &Asker::default(), 0).expect_err("no key");
+        assert!(
+            error
+                .to_string()
+                .starts_with("Ungrouped query requires primary keys to be present in dimensions: 'orders.id'. Pass"),
+            "{error}"
+        );
+        let mut filtered = ungrouped;
+        filtered.filters = vec![equals("orders.count", "7")];
+        check_fails(&filtered, "Measure filters aren't allowed in ungrouped query");
     }
 
     #[test]
@@ -486,7 +562,7 @@ mod tests {
         let mut request = select(&["orders.count"], &[], &[("orders.created_at", "")]);
         request.time_dimensions[0].date_range = Some(DateRange::Text("today".to_owned()));
         request.timezone = Some("America/Los_Angeles".parse().expect("a zone"));
-        let normalized = normalize(&request, &sample::model(), &limits(), now).expect("valid");
+        let normalized = normalize(&request, &sample::model(), &limits(), &Asker::default(), now).expect("valid");
         let bounds = list(&["2024-05-14T00:00:00.000", "2024-05-14T23:59:59.999"]);
         assert_eq!(normalized.echo.time_dimensions[0].date_range, Some(DateRange::Bounds(bounds)));
         let range = normalized.query.time_dimensions[0].range.expect("a range");

@@ -78,6 +78,34 @@ pub enum FilterNode {
     Or(Vec<FilterNode>),
 }
 
+/// A condition that a model gives in the query's own format. Values are texts; numbers and booleans are taken as
+/// written.
+///
+/// # Errors
+/// It is no condition.
+pub fn filter_node(json: &serde_json::Value) -> Result<FilterNode, super::QueryError> {
+    use serde_json::Value as Json;
+    let invalid = |what: &str| super::QueryError::Model(format!("a condition of the model {what}: {json}"));
+    for (key, make) in [("and", FilterNode::And as fn(Vec<FilterNode>) -> FilterNode), ("or", FilterNode::Or)] {
+        if let Some(Json::Array(parts)) = json.get(key) {
+            return Ok(make(parts.iter().map(filter_node).collect::<Result<_, _>>()?));
+        }
+    }
+    let member = json.get("member").and_then(Json::as_str).ok_or_else(|| invalid("names no member"))?;
+    let operator = json.get("operator").and_then(Json::as_str).and_then(Operator::parse);
+    let value = |value: &Json| match value {
+        Json::Null => None,
+        Json::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    let values = json.get("values").and_then(Json::as_array).map(|list| list.iter().map(value).collect());
+    Ok(FilterNode::Leaf(FilterLeaf {
+        member: member.to_owned(),
+        operator: operator.ok_or_else(|| invalid("has no known operator"))?,
+        values,
+    }))
+}
+
 impl FilterNode {
     /// The JSON it is echoed as.
     pub fn to_json(&self) -> serde_json::Value {

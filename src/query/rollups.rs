@@ -6,11 +6,11 @@ use std::sync::Arc;
 use quarry_storage::{Bounds, TableId};
 
 use super::lower::{Output, SourceSelect, range_statement, source_statement};
+use super::members::{collect_hints, cubes_of, templates, visit_members};
 use super::plan::{Shape, shape};
-use super::{Query, QueryError, TimeDimension};
-use crate::model::{Diagnostic, MemberId, Model, Preagg, PreaggId};
+use super::{OutputColumn, Query, QueryError, TimeDimension};
+use crate::model::{CubeId, CubeSource, Diagnostic, Grain, MemberId, Model, Part, Preagg, PreaggId, Template};
 use crate::preagg::layout;
-use crate::query::members::collect_cubes;
 use crate::time::{TimeRange, Zone};
 
 /// The model as it is now. A request takes one and keeps it.
@@ -36,6 +36,8 @@ struct RollupPlan {
     outputs: Vec<Output>,
     /// The build statement in UTC without bounds, and the partitioning: what decides the stored content.
     definition: String,
+    /// Whether the stored content would depend on who asks.
+    reads_claims: bool,
 }
 
 /// The columns of [`Rollups::range_sql`]'s single row, in order.
@@ -98,17 +100,23 @@ impl Rollups {
         let plan = self.plan(preagg)?;
         let Some(time) = self.model.preagg(preagg).time else { return Ok(None) };
         // The time of a joined cube is looked at over the rollup's own rows; rows without a match have none.
-        let mut cubes = Vec::new();
-        collect_cubes(&self.model, MemberId::Dimension(time.dimension), &mut cubes)?;
-        let own = cubes.iter().all(|cube| *cube == plan.shape.tree.root);
-        let tree = if own { self.model.join_tree(&[plan.shape.tree.root])? } else { plan.shape.tree.clone() };
+        let mut hints = Vec::new();
+        collect_hints(&self.model, MemberId::Dimension(time.dimension), &mut hints);
+        let root = plan.shape.tree.root;
+        let own = cubes_of(&hints).iter().all(|cube| *cube == root);
+        let tree = if own { self.model.join_tree(&[vec![root]])? } else { plan.shape.tree.clone() };
         Ok(Some(range_statement(&self.model, &tree, time.dimension, zone).inlined()))
     }
 
     /// Name of the stored time column, if any.
     pub fn time_column(&self, preagg: PreaggId) -> Option<String> {
         let time = self.model.preagg(preagg).time?;
-        Some(layout::time_column(&self.model, time.dimension, time.granularity))
+        Some(layout::time_column(&self.model, time.dimension, time.granularity.as_str()))
+    }
+
+    /// Whether the rollup's SQL depends on the security context, so that it can answer no one.
+    pub fn reads_claims(&self, preagg: PreaggId) -> bool {
+        self.plan(preagg).is_ok_and(|plan| plan.reads_claims)
     }
 
     fn plan(&self, preagg: PreaggId) -> Result<&RollupPlan, QueryError> {
@@ -131,14 +139,56 @@ fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
     let select = SourceSelect { model, query: &query, shape: &shape, outputs: &outputs, tail: false };
     let partitioned = preagg.time.and(preagg.partition_granularity).map_or("", |granularity| granularity.as_str());
     let definition = format!("{partitioned}\n{}", source_statement(select).inlined());
-    Ok(RollupPlan { shape, outputs, definition })
+    let reads_claims = reads_claims(model, &query, &shape);
+    Ok(RollupPlan { shape, outputs, definition, reads_claims })
+}
+
+/// Whether some SQL that a query runs depends on the security context.
+fn reads_claims(model: &Model, query: &Query, shape: &Shape) -> bool {
+    let of_source = |cube: CubeId| match &model.cube(cube).source {
+        CubeSource::Table(sql) | CubeSource::Query(sql) => reads_claims_through(model, sql, 0),
+        CubeSource::View(_) => false,
+    };
+    let sources = shape.tree.cubes().any(of_source);
+    let joins = shape.tree.edges.iter().any(|edge| model.cube(edge.from).joins[edge.join].sql.reads_claims());
+    let mut members = query.columns().into_iter().map(|column| match column {
+        OutputColumn::Dimension(id) | OutputColumn::Time(id, _) => MemberId::Dimension(id),
+        OutputColumn::Segment(id) => MemberId::Segment(id),
+        OutputColumn::Measure(id) => MemberId::Measure(id),
+    });
+    let of_members = members.any(|member| {
+        let mut reads = false;
+        visit_members(model, member, &mut |inner| {
+            reads |= templates(model, inner).iter().any(|template| template.reads_claims());
+        });
+        reads
+    });
+    let of_sub_queries = shape.sub_queries.iter().flat_map(|sub_query| sub_query.plan.leaves());
+    sources
+        || joins
+        || of_members
+        || of_sub_queries.into_iter().any(|leaf| reads_claims(model, &leaf.query, &leaf.shape))
+}
+
+/// Deepest chain of cubes that read each other's SQL.
+const MAX_SOURCES: usize = 16;
+
+fn reads_claims_through(model: &Model, sql: &Template, depth: usize) -> bool {
+    let inner = |part: &Part| match part {
+        Part::Source(cube) if depth < MAX_SOURCES => match &model.cube(*cube).source {
+            CubeSource::Table(sql) | CubeSource::Query(sql) => reads_claims_through(model, sql, depth + 1),
+            CubeSource::View(_) => false,
+        },
+        _ => false,
+    };
+    sql.reads_claims() || sql.parts.iter().any(inner)
 }
 
 /// The rollup's rows as a query.
 fn query_of(preagg: &Preagg, zone: Zone, bucket: Option<Bounds>) -> Query {
     let time_dimensions = preagg.time.map(|time| TimeDimension {
         dimension: time.dimension,
-        granularity: Some(time.granularity),
+        granularity: Some(Grain::Standard(time.granularity)),
         range: bucket.map(|Bounds { start, end }| TimeRange { start, end }),
     });
     Query {
@@ -146,13 +196,8 @@ fn query_of(preagg: &Preagg, zone: Zone, bucket: Option<Bounds>) -> Query {
         dimensions: preagg.dimensions.clone(),
         segment_columns: preagg.segments.clone(),
         time_dimensions: time_dimensions.into_iter().collect(),
-        segments: Vec::new(),
-        filters: Vec::new(),
-        measure_filters: Vec::new(),
-        order: Vec::new(),
-        limit: None,
-        offset: 0,
-        total: false,
         timezone: zone,
+        join_hints: preagg.paths.clone(),
+        ..Query::default()
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use quarry_storage::{Partition, Snapshot, TableId};
 
-use super::members::{is_derivable, is_leaf, leaves, resolve_alias};
+use super::members::{is_derivable, is_leaf, leaves, resolve_alias, resolve_segment};
 use super::plan::{Shape, hints, members_of};
 use super::rollups::Rollups;
 use super::{Column, Filter, Query, QueryError, Test};
-use crate::model::{AggKind, DataType, DimensionId, MeasureId, MeasureKind, MemberId, Model, Preagg, PreaggId};
+use crate::model::{AggKind, DataType, DimensionId, Grain, MeasureId, MeasureKind, MemberId, Model, Preagg, PreaggId};
 use crate::preagg::coverage::{LocalRange, Uncovered, covering};
 use crate::preagg::layout::{StateColumn, states};
 use crate::time::{Granularity, TimeRange, Zone, from_micros, local_to_utc, to_micros, utc_to_local};
@@ -69,7 +69,7 @@ pub enum Reason {
         /// The dimension.
         member: String,
         /// The granularity asked for.
-        asked: Granularity,
+        asked: String,
     },
     /// A time condition does not begin and end with stored buckets.
     #[error("the range of {member} is not made of whole buckets of a {stored}")]
@@ -100,6 +100,21 @@ pub enum Reason {
     /// The range is not published.
     #[error(transparent)]
     Uncovered(#[from] Uncovered),
+    /// Some values are hidden from who asks.
+    #[error("values of {0} are hidden from who asks")]
+    Masked(String),
+    /// A time dimension is moved.
+    #[error("the times of {0} are moved")]
+    Shifted(String),
+    /// The query wants rows, not groups.
+    #[error("the query is not grouped, and only groups are stored")]
+    Ungrouped,
+    /// A condition by the filters of a measure.
+    #[error("the filters of measure {0} need rows, and only groups are stored")]
+    MeasureFilters(String),
+    /// What it stores depends on who asks.
+    #[error("its SQL depends on the security context")]
+    SecurityContext,
     /// Its definition cannot be planned.
     #[error("its definition is faulty: {0}")]
     Faulty(String),
@@ -113,7 +128,13 @@ pub fn route(rollups: &Rollups, snapshot: &Snapshot, query: &Query, shape: &Shap
     let model = rollups.model();
     let mut best: Option<(u64, RollupRoute)> = None;
     let mut rejections = Vec::new();
-    for cube in hints(model, query)? {
+    let mut cubes = Vec::new();
+    for cube in hints(model, query).into_iter().flatten() {
+        if !cubes.contains(&cube) {
+            cubes.push(cube);
+        }
+    }
+    for cube in cubes {
         for preagg in &model.cube(cube).preaggs {
             match candidate(rollups, snapshot, query, shape, preagg) {
                 Ok(found) => {
@@ -140,11 +161,15 @@ fn candidate(
 ) -> Result<RollupRoute, Reason> {
     let model = rollups.model();
     let fit = Fit::new(model, query, preagg);
+    fit.check_kind()?;
     fit.check_grouping()?;
     fit.check_filters()?;
     let exact = fit.is_exact();
     fit.check_measures(exact)?;
     let stored = rollups.shape(preagg.id).map_err(|error| Reason::Faulty(error.to_string()))?;
+    if rollups.reads_claims(preagg.id) {
+        return Err(Reason::SecurityContext);
+    }
     fit.check_joins(shape, stored, exact)?;
 
     let mut reason = None;
@@ -188,6 +213,20 @@ impl<'a> Fit<'a> {
         self.preagg.time.is_some_and(|t| resolve_alias(self.model, t.dimension) == resolve_alias(self.model, id))
     }
 
+    /// What no rollup can answer.
+    fn check_kind(&self) -> Result<(), Reason> {
+        if self.query.ungrouped {
+            return Err(Reason::Ungrouped);
+        }
+        if let Some((member, _)) = self.query.masks.first() {
+            return Err(Reason::Masked(self.name(*member)));
+        }
+        match self.query.shifts.first() {
+            Some(shift) => Err(Reason::Shifted(self.name(MemberId::Dimension(shift.dimension)))),
+            None => Ok(()),
+        }
+    }
+
     fn check_grouping(&self) -> Result<(), Reason> {
         for id in &self.query.dimensions {
             self.check_dimension(*id)?;
@@ -197,9 +236,18 @@ impl<'a> Fit<'a> {
         }
         for time in &self.query.time_dimensions {
             let member = || self.name(MemberId::Dimension(time.dimension));
-            if let Some(asked) = time.granularity {
-                let serves = self.preagg.time.is_some_and(|stored| stored.granularity.serves(asked));
+            if let Some(grain) = time.granularity {
+                let dimension = self.model.dimension(time.dimension);
+                let made_of = match grain {
+                    Grain::Standard(granularity) => Some(granularity),
+                    Grain::Custom(index) => {
+                        dimension.granularities.get(index as usize).and_then(|custom| custom.kind.made_of())
+                    }
+                };
+                let stored = self.preagg.time.map(|time| time.granularity);
+                let serves = stored.zip(made_of).is_some_and(|(stored, made_of)| stored.serves(made_of));
                 if !self.is_time(time.dimension) || !serves {
+                    let asked = dimension.grain_name(grain).to_owned();
                     return Err(Reason::Granularity { member: member(), asked });
                 }
             }
@@ -221,8 +269,9 @@ impl<'a> Fit<'a> {
     }
 
     fn check_segment(&self, id: crate::model::SegmentId) -> Result<(), Reason> {
-        let served =
-            self.preagg.segments.contains(&id) || is_derivable(self.model, MemberId::Segment(id), &self.stored);
+        let id = resolve_segment(self.model, id);
+        let stored = self.preagg.segments.iter().any(|stored| resolve_segment(self.model, *stored) == id);
+        let served = stored || is_derivable(self.model, MemberId::Segment(id), &self.stored);
         if served { Ok(()) } else { Err(Reason::Segment(self.name(MemberId::Segment(id)))) }
     }
 
@@ -246,7 +295,10 @@ impl<'a> Fit<'a> {
         match filter {
             Filter::And(parts) | Filter::Or(parts) => parts.iter().try_for_each(|part| self.check_filter(part)),
             Filter::Leaf { member: Column::Segment(id), .. } => self.check_segment(*id),
-            Filter::Leaf { member: Column::Dimension(id), test } => {
+            Filter::Leaf { member: Column::FiltersOf(id), .. } => {
+                Err(Reason::MeasureFilters(self.name(MemberId::Measure(*id))))
+            }
+            Filter::Leaf { member: Column::Dimension(id) | Column::Raw(id), test } => {
                 if self.is_time(*id) {
                     return match test {
                         Test::Set | Test::NotSet => Ok(()),
@@ -278,7 +330,9 @@ impl<'a> Fit<'a> {
         }
         let times = &self.query.time_dimensions;
         let time_selected = self.preagg.time.is_none_or(|stored| {
-            times.iter().any(|t| self.is_time(t.dimension) && t.granularity == Some(stored.granularity))
+            times
+                .iter()
+                .any(|t| self.is_time(t.dimension) && t.granularity == Some(Grain::Standard(stored.granularity)))
         });
         let segments = &self.preagg.segments;
         let same_zone_grain = self.preagg.time.is_none_or(|t| t.granularity >= Granularity::Day);
@@ -288,7 +342,10 @@ impl<'a> Fit<'a> {
             && unfolded
             && !self.preagg.straddles()
             && self.stored.iter().all(|id| covered.contains(id))
-            && segments.iter().all(|id| self.query.segment_columns.contains(id))
+            && segments.iter().all(|id| {
+                let id = resolve_segment(self.model, *id);
+                self.query.segment_columns.iter().any(|column| resolve_segment(self.model, *column) == id)
+            })
     }
 
     fn check_measures(&self, exact: bool) -> Result<(), Reason> {
@@ -369,7 +426,7 @@ impl<'a> Fit<'a> {
         }
         for filter in &self.query.filters {
             conjuncts(filter, &mut |column, test| {
-                if let (Column::Dimension(id), Test::InRange { start, end }) = (column, test)
+                if let (Column::Dimension(id) | Column::Raw(id), Test::InRange { start, end }) = (column, test)
                     && self.is_time(id)
                 {
                     narrow(*start, *end);
@@ -419,7 +476,7 @@ impl<'a> Fit<'a> {
 /// under AND only.
 fn pinned(filter: &Filter<Column>, found: &mut impl FnMut(DimensionId)) {
     conjuncts(filter, &mut |column, test| {
-        if let (Column::Dimension(id), Test::In { values, null }) = (column, test)
+        if let (Column::Dimension(id) | Column::Raw(id), Test::In { values, null }) = (column, test)
             && values.len() + usize::from(*null) == 1
         {
             found(id);

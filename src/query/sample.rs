@@ -1,13 +1,16 @@
-//! A small model for unit tests, made by hand: `orders` (with a hidden key, a segment, an unsupported
+//! A small model for unit tests, made by hand: `orders` (with a hidden key, a segment, a rolling
 //! measure) and `users`, which is not public.
 
 use std::path::PathBuf;
 
+use crate::model::cube::Shown;
+use crate::model::granularity::{CustomGranularity, GranularityKind, Written};
+use crate::model::stage::{Extent, RollingWindow, WindowOffset};
 use crate::model::{
     AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure, MeasureId,
     MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggTime, Segment, SegmentId, Template,
 };
-use crate::time::Granularity;
+use crate::time::{Granularity, Interval};
 
 fn location() -> Location {
     Location { file: PathBuf::from("model/cubes/orders.yml"), line: 1, column: 1 }
@@ -30,8 +33,11 @@ fn dimension(cube: CubeId, index: u32, name: &str, title: &str, data_type: DataT
         suggest_filter_values: true,
         data_type,
         kind: DimensionKind::Sql(sql(name)),
-        custom_granularities: Vec::new(),
-        unsupported: None,
+        granularities: Vec::new(),
+        offered: Vec::new(),
+        mask: None,
+        shown: Shown::default(),
+        shifts: Vec::new(),
         location: location(),
     }
 }
@@ -49,7 +55,10 @@ fn measure(cube: CubeId, index: u32, name: &str, title: &str, kind: MeasureKind)
         filters: Vec::new(),
         drill_members: Vec::new(),
         cumulative: false,
-        unsupported: None,
+        rolling: None,
+        stage: None,
+        mask: None,
+        shown: Shown::default(),
         location: location(),
     }
 }
@@ -58,17 +67,21 @@ fn cube(id: CubeId, name: &str, title: &str) -> Cube {
     Cube {
         id,
         name: name.to_owned(),
+        sql_alias: None,
         title: title.to_owned(),
         description: None,
         public: true,
         meta: None,
         data_source: "default".to_owned(),
-        source: CubeSource::Table(name.to_owned()),
+        source: CubeSource::Table(sql(name)),
+        calendar: false,
         joins: Vec::new(),
         measures: Vec::new(),
         dimensions: Vec::new(),
         segments: Vec::new(),
+        hierarchies: Vec::new(),
         preaggs: Vec::new(),
+        policies: Vec::new(),
         location: location(),
     }
 }
@@ -85,7 +98,13 @@ fn orders() -> Cube {
     key.primary_key = true;
     key.public = false;
     let mut created = dimension(id, 2, "created_at", "Created at", DataType::Time);
-    created.custom_granularities = vec!["fiscal_year".to_owned()];
+    created.granularities = vec![CustomGranularity {
+        name: "fiscal_year".to_owned(),
+        title: "Fiscal year".to_owned(),
+        format: None,
+        kind: GranularityKind::Moved { unit: Granularity::Year, offset: Interval { months: 1, micros: 0 } },
+        written: Written { interval: Some("1 year".to_owned()), offset: Some("1 month".to_owned()), origin: None },
+    }];
     let mut amount = dimension(id, 3, "amount", "Amount", DataType::Number);
     amount.format = Some(serde_json::json!("currency"));
     orders.dimensions = vec![
@@ -101,7 +120,8 @@ fn orders() -> Cube {
     let last = MeasureKind::Calculated { data_type: DataType::Time, sql: sql("MAX(created_at)") };
     let mut running = measure(id, 3, "running", "Running", MeasureKind::Aggregate { agg: AggKind::Count, sql: None });
     running.cumulative = true;
-    running.unsupported = Some("rolling_window");
+    running.rolling =
+        Some(RollingWindow::Fixed { trailing: Extent::Unbounded, leading: Extent::NONE, offset: WindowOffset::End });
     orders.measures = vec![count, measure(id, 1, "total", "Total", sum), measure(id, 2, "last", "Last", last), running];
     orders.segments = vec![Segment {
         id: SegmentId { cube: id, index: 0 },
@@ -124,6 +144,7 @@ fn rollup(cube: CubeId) -> Preagg {
         measures: vec![MeasureId { cube, index: 0 }],
         dimensions: vec![DimensionId { cube, index: 1 }],
         segments: Vec::new(),
+        paths: Vec::new(),
         time: Some(PreaggTime { dimension: DimensionId { cube, index: 2 }, granularity: Granularity::Day }),
         partition_granularity: Some(Granularity::Month),
         build_range_start: None,

@@ -61,7 +61,7 @@ pub(super) fn sort_columns(model: &Model, preagg: PreaggId) -> Vec<String> {
     let rollup = model.preagg(preagg);
     let dimensions = rollup.dimensions.iter().map(|id| layout::dimension_column(model, *id));
     let segments = rollup.segments.iter().map(|id| layout::segment_column(model, *id));
-    let time = rollup.time.map(|time| layout::time_column(model, time.dimension, time.granularity));
+    let time = rollup.time.map(|time| layout::time_column(model, time.dimension, time.granularity.as_str()));
     dimensions.chain(segments).chain(time).collect()
 }
 

@@ -7,10 +7,8 @@ use quarry_storage::{Bounds, FileId, StoreOptions, Table};
 
 use super::*;
 use crate::engine::{Engine, EngineOptions};
-use crate::model::{
-    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure, MeasureId,
-    MeasureKind, Model, Part, Preagg, PreaggId, PreaggTime, Template,
-};
+use crate::model::compile::compile_sources;
+use crate::model::{CompileContext, Model};
 use crate::preagg::coverage::{LocalRange, Uncovered, covering};
 use crate::time::{Granularity, to_micros};
 
@@ -22,85 +20,29 @@ fn at(date: &str) -> i64 {
     to_micros(format!("{date}T00:00:00").parse().expect("a date"))
 }
 
-fn location() -> Location {
-    Location { file: PathBuf::from("model/orders.yml"), line: 1, column: 1 }
-}
-
-fn dimension(index: u32, name: &str, data_type: DataType) -> Dimension {
-    Dimension {
-        id: DimensionId { cube: CubeId(0), index },
-        name: name.to_owned(),
-        short_title: name.to_owned(),
-        description: None,
-        format: None,
-        meta: None,
-        public: true,
-        primary_key: false,
-        suggest_filter_values: true,
-        data_type,
-        kind: DimensionKind::Sql(Template { parts: vec![Part::Text(name.to_owned())] }),
-        custom_granularities: Vec::new(),
-        unsupported: None,
-        location: location(),
-    }
-}
-
-fn rollup(index: u32, name: &str, partition_granularity: Option<Granularity>) -> Preagg {
-    let cube = CubeId(0);
-    Preagg {
-        id: PreaggId { cube, index },
-        name: name.to_owned(),
-        measures: vec![MeasureId { cube, index: 0 }],
-        dimensions: vec![DimensionId { cube, index: 0 }],
-        segments: Vec::new(),
-        time: Some(PreaggTime { dimension: DimensionId { cube, index: 1 }, granularity: Granularity::Day }),
-        partition_granularity,
-        build_range_start: None,
-        build_range_end: None,
-        refresh_every: Some(Duration::from_secs(3_600)),
-        scheduled_refresh: true,
-        external: true,
-        location: location(),
-    }
-}
+const MODEL: &str = "
+cubes:
+  - name: orders
+    sql_table: orders
+    measures: [{name: total, type: sum, sql: amount}]
+    dimensions: [{name: city, sql: city, type: string}, {name: created, sql: created, type: time}]
+    pre_aggregations:
+      - name: monthly
+        measures: [total]
+        dimensions: [city]
+        time_dimension: created
+        granularity: day
+        partition_granularity: month
+        refresh_key: {every: 1 hour}
+      - {name: whole, measures: [total], dimensions: [city], time_dimension: created, granularity: day,
+         refresh_key: {every: 1 hour}}
+";
 
 /// One cube over `data/orders.csv`, with a rollup of monthly partitions and one that is a single table.
 fn model() -> Model {
-    let sum = Measure {
-        id: MeasureId { cube: CubeId(0), index: 0 },
-        name: "total".to_owned(),
-        short_title: "total".to_owned(),
-        description: None,
-        format: None,
-        meta: None,
-        public: true,
-        kind: MeasureKind::Aggregate {
-            agg: AggKind::Sum,
-            sql: Some(Template { parts: vec![Part::Text("amount".to_owned())] }),
-        },
-        filters: Vec::new(),
-        drill_members: Vec::new(),
-        cumulative: false,
-        unsupported: None,
-        location: location(),
-    };
-    let cube = Cube {
-        id: CubeId(0),
-        name: "orders".to_owned(),
-        title: "Orders".to_owned(),
-        description: None,
-        public: true,
-        meta: None,
-        data_source: "default".to_owned(),
-        source: CubeSource::Table("orders".to_owned()),
-        joins: Vec::new(),
-        measures: vec![sum],
-        dimensions: vec![dimension(0, "city", DataType::String), dimension(1, "created", DataType::Time)],
-        segments: Vec::new(),
-        preaggs: vec![rollup(0, "monthly", Some(Granularity::Month)), rollup(1, "whole", None)],
-        location: location(),
-    };
-    Model::new(1, vec![cube])
+    let compiled =
+        compile_sources(&[(PathBuf::from("model/orders.yml"), MODEL.to_owned())], &CompileContext::default());
+    compiled.expect("a sound model").model
 }
 
 /// A project folder with a running refresher.

@@ -395,7 +395,7 @@ fn dry_runs_tell_what_a_request_is_taken_for() {
         "timeDimensions": [{"dimension": "time", "granularity": "day"}]});
     assert_eq!((&blend["queryType"], &blend["pivotQuery"]), (&json!("blendingQuery"), &pivot));
 
-    let joined = server.post(DRY_RUN, &json!({"query": {"measures": ["events.count", "visits.count"]}}));
+    let joined = server.post(DRY_RUN, &json!({"query": {"measures": ["events.count"], "dimensions": ["visits.at"]}}));
     assert_eq!(joined.status, 400, "queries are planned: {}", joined.body);
     assert!(joined.error().contains("Can't find join path"), "{}", joined.body);
     let missing = server.get(DRY_RUN);

@@ -22,30 +22,6 @@ const MAX_OUTPUT: usize = 20 << 20;
 /// What every template can use.
 const GLOBALS: [&str; 8] = ["COMPILE_CONTEXT", "env_var", "range", "dict", "namespace", "debug", "loop", "caller"];
 
-/// Filters that are often used, to be named when a name is near.
-const FILTERS: [&str; 20] = [
-    "abs",
-    "capitalize",
-    "default",
-    "first",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "sort",
-    "title",
-    "trim",
-    "unique",
-    "upper",
-];
-
 /// Why a template cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TemplateFault {
@@ -161,21 +137,10 @@ impl Templates {
                 };
                 (message, self.hint(cause, &root).filter(|_| !is_part))
             }
-            kind @ (ErrorKind::UnknownFunction | ErrorKind::UnknownFilter | ErrorKind::UnknownTest) => {
-                let unknown = detail.trim_end_matches(" is unknown").rsplit(' ').next().unwrap_or_default();
-                let what = match kind {
-                    ErrorKind::UnknownFunction => "function",
-                    ErrorKind::UnknownFilter => "filter",
-                    _ => "test",
-                };
-                let near = nearest(unknown, FILTERS).filter(|_| kind == ErrorKind::UnknownFilter);
-                let near = near.map(|near| format!("did you mean '{near}'?"));
-                (format!("there is no {what} '{unknown}'"), near.or_else(|| self.hint(cause, unknown)))
+            ErrorKind::UnknownFunction | ErrorKind::UnknownFilter | ErrorKind::UnknownTest => {
+                let unknown = detail.split_whitespace().nth(1).unwrap_or_default();
+                (format!("the template uses what there is not: {detail}"), self.hint(cause, unknown))
             }
-            ErrorKind::UnknownMethod => (
-                "values have no such method".to_owned(),
-                Some("use a filter: `values | items`, `name | upper`, `name | replace('a', 'b')`".to_owned()),
-            ),
             ErrorKind::TemplateNotFound => {
                 let wanted = detail.split(['"', '\'']).nth(1).unwrap_or_default();
                 let near = nearest(wanted, self.names.iter().map(String::as_str));
@@ -416,15 +381,9 @@ mod tests {
             "model/m.yml:1:7: unknown env variable NOPE | set it, or give a default: env_var('NAME', 'default')",
         );
         check_fault("\n{% for x in %}", "model/m.yml:2:13: the template is not valid: unexpected end of block");
-        check_fault("a: {{ load_data() }}", "model/m.yml:1:7: there is no function 'load_data'");
-        check_fault("a: {{ 'x' | uper }}", "model/m.yml:1:13: there is no filter 'uper' | did you mean 'upper'?");
         check_fault(
-            "a: {{ {'x': 1}.items() }}",
-            "model/m.yml:1:15: values have no such method | use a filter: `values | items`, `name | upper`, `name | replace('a', 'b')`",
-        );
-        check_fault(
-            "{% macro col() %}{% endmacro %}\n{{ cal() }}",
-            "model/m.yml:2:4: there is no function 'cal' | did you mean 'col'?",
+            "a: {{ load_data() }}",
+            "model/m.yml:1:7: the template uses what there is not: load_data is unknown",
         );
         check_fault(
             "{% import 'macro.jinja' as m %}",

@@ -2,20 +2,25 @@
 
 use std::collections::HashMap;
 
-use super::{Literals, quote, quote_text};
-use crate::model::cube::{Case, CaseLabel};
+use super::context::{claim, pushed_filters};
+use super::{Literal, Literals, quote, quote_text};
+use crate::model::cube::{Case, CaseLabel, SwitchMeasure};
+use crate::model::granularity::GranularityKind;
+use crate::model::policy::Mask;
 use crate::model::{
-    AggKind, CubeId, DimensionId, DimensionKind, Measure, MeasureId, MeasureKind, MemberId, Model, Part, SegmentId,
-    Template,
+    AggKind, CubeId, DataType, DimensionId, DimensionKind, Grain, Measure, MeasureId, MeasureKind, MemberId, Model,
+    Part, SegmentId, Template,
 };
-use crate::preagg::layout::StateColumn;
-use crate::query::OutputColumn;
-use crate::time::{Granularity, Zone};
+use crate::preagg::layout::{self, StateColumn};
+use crate::query::members::resolve_alias;
+use crate::query::plan::is_count_of_rows;
+use crate::query::{OutputColumn, Query, Unmasked};
+use crate::time::{Interval, Zone};
 
 /// Where expressions are evaluated.
 pub(super) struct Scope<'a> {
     pub(super) model: &'a Model,
-    pub(super) zone: Zone,
+    pub(super) query: &'a Query,
     pub(super) literals: &'a Literals,
     pub(super) base: Base<'a>,
 }
@@ -25,7 +30,7 @@ pub(super) enum Base<'a> {
     /// Joined rows of a source's tables. Cubes whose rows may repeat count their keys.
     Rows { multiplied: &'a dyn Fn(CubeId) -> bool },
     /// Groups that already hold the values of leaf measures, by column.
-    Groups { leaves: &'a HashMap<MeasureId, String> },
+    Groups { leaves: &'a HashMap<MeasureId, String>, groups: &'a HashMap<OutputColumn, String> },
     /// Rows of a rollup.
     Stored(&'a dyn StoredColumns),
 }
@@ -36,8 +41,10 @@ pub(super) trait StoredColumns {
     fn dimension(&self, id: DimensionId) -> Option<String>;
     /// The column of a stored segment.
     fn segment(&self, id: SegmentId) -> Option<String>;
-    /// The stored time, as local time of the query's zone, truncated at least to `granularity`.
-    fn bucket(&self, id: DimensionId, granularity: Granularity) -> Option<String>;
+    /// The stored time as local time of the query's zone, not truncated further.
+    fn local(&self, id: DimensionId) -> Option<String>;
+    /// The stored time truncated, when it needs nothing done to it.
+    fn bucket(&self, id: DimensionId, grain: Grain) -> Option<String>;
     /// A leaf measure, merged over the rows of a group.
     fn measure(&self, id: MeasureId) -> Option<String>;
 }
@@ -48,32 +55,89 @@ impl Scope<'_> {
         match column {
             OutputColumn::Dimension(id) => self.selected_dimension(id),
             OutputColumn::Segment(id) => self.segment(id),
-            OutputColumn::Time(id, granularity) => self.bucket(id, granularity),
+            OutputColumn::Time(id, grain) => self.bucket(id, grain),
             OutputColumn::Measure(id) => self.measure(id),
         }
     }
 
+    pub(super) fn zone(&self) -> Zone {
+        self.query.timezone
+    }
+
     /// A dimension as the answer shows it: times in the query's zone.
     fn selected_dimension(&self, id: DimensionId) -> String {
-        let sql = self.dimension(id);
-        let is_time = self.model.dimension(id).data_type == crate::model::DataType::Time;
+        let is_time = self.model.dimension(id).data_type == DataType::Time;
         match self.base {
-            Base::Rows { .. } if is_time => self.local_time(&sql),
+            Base::Rows { .. } if is_time => self.local(id),
             // Stored times are local already.
-            Base::Rows { .. } | Base::Groups { .. } | Base::Stored(_) => sql,
+            Base::Rows { .. } | Base::Groups { .. } | Base::Stored(_) => self.dimension(id),
+        }
+    }
+
+    /// A dimension's value, or its mask.
+    pub(super) fn dimension(&self, id: DimensionId) -> String {
+        let own = self.raw_dimension(id);
+        let Some(unmasked) = self.unmasked(MemberId::Dimension(id)) else { return own };
+        let dimension = self.model.dimension(id);
+        let mask = self.mask(id.cube, dimension.mask.as_ref(), dimension.data_type);
+        match unmasked {
+            Unmasked::Never => mask,
+            Unmasked::Where(filter) => {
+                format!("CASE WHEN {} THEN {own} ELSE {mask} END", super::source::condition(self, filter))
+            }
         }
     }
 
     /// A dimension's own SQL.
-    pub(super) fn dimension(&self, id: DimensionId) -> String {
-        if let Base::Stored(stored) = self.base
-            && let Some(column) = stored.dimension(id)
-        {
-            return column;
+    pub(super) fn raw_dimension(&self, id: DimensionId) -> String {
+        match self.base {
+            Base::Stored(stored) => {
+                if let Some(column) = stored.dimension(id) {
+                    return column;
+                }
+            }
+            Base::Groups { groups, .. } => {
+                let same = |other: &DimensionId| resolve_alias(self.model, *other) == resolve_alias(self.model, id);
+                let found = groups.iter().find(|(column, _)| matches!(column, OutputColumn::Dimension(d) if same(d)));
+                if let Some((_, column)) = found {
+                    return column.clone();
+                }
+            }
+            Base::Rows { .. } => {}
         }
         match &self.model.dimension(id).kind {
             DimensionKind::Sql(template) => self.template(id.cube, template),
             DimensionKind::Case(case) => self.case(id.cube, case),
+            DimensionKind::Geo { latitude, longitude } => {
+                let text = |template| format!("CAST({} AS VARCHAR)", self.template(id.cube, template));
+                format!("{} || ',' || {}", text(latitude), text(longitude))
+            }
+            DimensionKind::SubQuery(_) => format!("{}.\"value\"", quote(&sub_query_alias(self.model, id))),
+            DimensionKind::Switch(_) => quote(&layout::dimension_column(self.model, id)),
+        }
+    }
+
+    /// Where a masked member shows its own value; none when it is not masked.
+    fn unmasked(&self, member: MemberId) -> Option<&Unmasked> {
+        // Groups and rollups hold what was masked, or not, when they were made.
+        if !matches!(self.base, Base::Rows { .. }) {
+            return None;
+        }
+        self.query.masks.iter().find(|(masked, _)| *masked == member).map(|(_, unmasked)| unmasked)
+    }
+
+    fn mask(&self, owner: CubeId, mask: Option<&Mask>, data_type: DataType) -> String {
+        match mask {
+            Some(Mask::Text(text)) => self.literals.place(Literal::Text(text.clone())),
+            Some(Mask::Number(number)) => self.literals.place(Literal::Number(number.clone())),
+            Some(Mask::Boolean(truth)) => self.literals.place(Literal::Boolean(*truth)),
+            Some(Mask::Sql(template)) => self.template(owner, template),
+            None => match data_type {
+                DataType::String => "CAST(NULL AS VARCHAR)".to_owned(),
+                DataType::Number => "CAST(NULL AS BIGINT)".to_owned(),
+                DataType::Boolean => "CAST(NULL AS BOOLEAN)".to_owned(),
+                DataType::Time => "CAST(NULL AS TIMESTAMP)".to_owned(),
+            },
         }
     }
 
@@ -87,26 +151,94 @@ impl Scope<'_> {
         self.template(id.cube, &self.model.segment(id).sql)
     }
 
-    /// A time dimension in the query's zone, truncated.
-    pub(super) fn bucket(&self, id: DimensionId, granularity: Granularity) -> String {
+    /// A time dimension in the query's zone, moved where the query moves it.
+    pub(super) fn local(&self, id: DimensionId) -> String {
         if let Base::Stored(stored) = self.base
-            && let Some(column) = stored.bucket(id, granularity)
+            && let Some(column) = stored.local(id)
         {
             return column;
         }
-        format!("date_trunc('{granularity}', {})", self.local_time(&self.dimension(id)))
+        match self.query.shifts.iter().find(|shift| shift.dimension == resolve_alias(self.model, id)) {
+            None => self.local_time(&self.dimension(id)),
+            Some(shift) => match &shift.sql {
+                Some(sql) => self.local_time(&self.template(shift.dimension.cube, sql)),
+                None => format!("({} + {})", self.local_time(&self.dimension(id)), interval(shift.interval)),
+            },
+        }
     }
 
-    fn local_time(&self, sql: &str) -> String {
-        format!("local_time({sql}, {})", quote_text(self.zone.name()))
+    /// Whether the query moves a time dimension.
+    pub(super) fn is_shifted(&self, id: DimensionId) -> bool {
+        self.query.shifts.iter().any(|shift| shift.dimension == resolve_alias(self.model, id))
     }
 
-    /// A measure, aggregated.
-    pub(super) fn measure(&self, id: MeasureId) -> String {
+    /// A time dimension in the query's zone, truncated.
+    pub(super) fn bucket(&self, id: DimensionId, grain: Grain) -> String {
         match self.base {
-            Base::Groups { leaves } => {
+            Base::Stored(stored) => {
+                if let Some(column) = stored.bucket(id, grain) {
+                    return column;
+                }
+            }
+            Base::Groups { groups, .. } => {
+                let same = |other: &DimensionId| resolve_alias(self.model, *other) == resolve_alias(self.model, id);
+                let found = groups
+                    .iter()
+                    .find(|(column, _)| matches!(column, OutputColumn::Time(d, g) if *g == grain && same(d)));
+                if let Some((_, column)) = found {
+                    return column.clone();
+                }
+            }
+            Base::Rows { .. } => {}
+        }
+        if let Some(GranularityKind::Sql(template)) = self.custom(id, grain) {
+            return self.template(resolve_alias(self.model, id).cube, template);
+        }
+        self.truncated(id, grain, &self.local(id))
+    }
+
+    fn custom(&self, id: DimensionId, grain: Grain) -> Option<&GranularityKind> {
+        match grain {
+            Grain::Standard(_) => None,
+            Grain::Custom(index) => self.model.dimension(id).granularities.get(index as usize).map(|g| &g.kind),
+        }
+    }
+
+    /// A local time truncated to a granularity of a dimension.
+    pub(super) fn truncated(&self, id: DimensionId, grain: Grain, local: &str) -> String {
+        match (grain, self.custom(id, grain)) {
+            (Grain::Standard(granularity), _) => format!("date_trunc('{granularity}', {local})"),
+            (_, Some(GranularityKind::Moved { unit, offset })) if *offset == Interval::ZERO => {
+                format!("date_trunc('{unit}', {local})")
+            }
+            (_, Some(GranularityKind::Moved { unit, offset })) => {
+                let by = interval(*offset);
+                format!("(date_trunc('{unit}', {local} - {by}) + {by})")
+            }
+            (_, Some(GranularityKind::Bins { bins, .. })) => {
+                format!("time_bucket({local}, {}, {}, {})", bins.step.months, bins.step.micros, bins.origin)
+            }
+            (_, Some(GranularityKind::Sql(_)) | None) => local.to_owned(),
+        }
+    }
+
+    pub(super) fn local_time(&self, sql: &str) -> String {
+        format!("local_time({sql}, {})", quote_text(self.zone().name()))
+    }
+
+    /// A measure, aggregated, or its mask.
+    pub(super) fn measure(&self, id: MeasureId) -> String {
+        let measure = self.model.measure(id);
+        if let Some(Unmasked::Never) = self.unmasked(MemberId::Measure(id)) {
+            return self.mask(id.cube, measure.mask.as_ref(), measure.kind.data_type());
+        }
+        match self.base {
+            Base::Groups { leaves, .. } => {
                 if let Some(column) = leaves.get(&id) {
                     return column.clone();
+                }
+                if measure.stage.is_some() {
+                    return self.staged(measure);
                 }
             }
             Base::Stored(stored) => {
@@ -114,22 +246,110 @@ impl Scope<'_> {
                     return merged;
                 }
             }
-            Base::Rows { .. } => {}
+            Base::Rows { multiplied } => {
+                if multiplied(id.cube)
+                    && is_count_of_rows(self.model, id)
+                    && let Some(key) = self.key_text(id.cube)
+                {
+                    return format!("count(DISTINCT {key})");
+                }
+            }
         }
-        let measure = self.model.measure(id);
         match &measure.kind {
             MeasureKind::Calculated { sql, .. } => self.template(id.cube, sql),
+            MeasureKind::Switch(switch) => self.switch(id.cube, switch),
+            MeasureKind::Rank(_) => "rank()".to_owned(),
             MeasureKind::Aggregate { agg, .. } => match agg {
                 AggKind::Count => self.count(measure),
-                AggKind::CountDistinct => format!("count(DISTINCT {})", self.argument(measure)),
-                AggKind::Sum => format!("exact_sum({})", self.argument(measure)),
-                AggKind::Avg => {
-                    let argument = self.argument(measure);
-                    average(&format!("exact_sum({argument})"), &format!("count({argument})"))
-                }
-                AggKind::Min => format!("min({})", self.argument(measure)),
-                AggKind::Max => format!("max({})", self.argument(measure)),
+                _ => aggregate(*agg, &self.argument(measure)),
             },
+        }
+    }
+
+    /// A multi-stage measure over groups of its own grain: an aggregate of one value is that value.
+    fn staged(&self, measure: &Measure) -> String {
+        let expression = self.stage_argument(measure);
+        match &measure.kind {
+            MeasureKind::Aggregate {
+                agg: AggKind::Count | AggKind::CountDistinct | AggKind::CountDistinctApprox,
+                ..
+            } => {
+                format!("CASE WHEN {expression} IS NULL THEN 0 ELSE 1 END")
+            }
+            _ => expression,
+        }
+    }
+
+    /// What a multi-stage measure is computed from, over groups.
+    pub(super) fn stage_argument(&self, measure: &Measure) -> String {
+        match &measure.kind {
+            MeasureKind::Aggregate { sql: Some(sql), .. } | MeasureKind::Calculated { sql, .. } => {
+                self.template(measure.id.cube, sql)
+            }
+            MeasureKind::Aggregate { sql: None, .. } => "1".to_owned(),
+            MeasureKind::Switch(switch) => self.switch(measure.id.cube, switch),
+            MeasureKind::Rank(_) => "rank()".to_owned(),
+        }
+    }
+
+    /// The formula of the switch's value.
+    fn switch(&self, owner: CubeId, switch: &SwitchMeasure) -> String {
+        let value = self.raw_dimension(switch.switch);
+        let mut sql = "CASE".to_owned();
+        for (case, formula) in &switch.when {
+            sql.push_str(&format!(" WHEN {value} = {} THEN {}", quote_text(case), self.template(owner, formula)));
+        }
+        if let Some(otherwise) = &switch.otherwise {
+            sql.push_str(&format!(" ELSE {}", self.template(owner, otherwise)));
+        }
+        if switch.when.is_empty() {
+            return switch.otherwise.as_ref().map_or("NULL".to_owned(), |sql| self.template(owner, sql));
+        }
+        sql.push_str(" END");
+        sql
+    }
+
+    /// A measure's value for one row of an ungrouped query (`data-model.md` §22.1).
+    pub(super) fn row_value(&self, id: MeasureId) -> String {
+        let measure = self.model.measure(id);
+        if let Some(Unmasked::Never) = self.unmasked(MemberId::Measure(id)) {
+            return self.mask(id.cube, measure.mask.as_ref(), measure.kind.data_type());
+        }
+        match &measure.kind {
+            MeasureKind::Aggregate { agg: AggKind::Count, sql: None } => {
+                let key = self.key_text(id.cube).unwrap_or_else(|| "1".to_owned());
+                let counted = self.filtered(measure, &key);
+                if counted == "1" { counted } else { format!("CASE WHEN ({counted}) IS NOT NULL THEN 1 END") }
+            }
+            MeasureKind::Aggregate {
+                agg: AggKind::Count | AggKind::CountDistinct | AggKind::CountDistinctApprox,
+                ..
+            } => format!("CASE WHEN ({}) IS NOT NULL THEN 1 END", self.argument(measure)),
+            MeasureKind::Aggregate { .. } => self.argument(measure),
+            _ => self.measure_of_row(measure),
+        }
+    }
+
+    /// A calculated measure for one row: over the row values of what it references.
+    fn measure_of_row(&self, measure: &Measure) -> String {
+        match &measure.kind {
+            MeasureKind::Calculated { sql, .. } => self.write(measure.id.cube, sql, &|member| match member {
+                MemberId::Measure(id) => Some(self.row_value(id)),
+                MemberId::Dimension(_) | MemberId::Segment(_) => None,
+            }),
+            _ => "NULL".to_owned(),
+        }
+    }
+
+    /// The argument of an aggregate before it is aggregated, for windows over rows.
+    pub(super) fn row_argument(&self, id: MeasureId) -> String {
+        let measure = self.model.measure(id);
+        match &measure.kind {
+            MeasureKind::Aggregate { agg: AggKind::Count, sql: None } => {
+                let key = self.key_text(id.cube).unwrap_or_else(|| "1".to_owned());
+                self.filtered(measure, &key)
+            }
+            _ => self.argument(measure),
         }
     }
 
@@ -156,14 +376,16 @@ impl Scope<'_> {
             _ if own => format!("count({})", self.argument(measure)),
             Some(key) if repeats => format!("count(DISTINCT {})", self.filtered(measure, &key)),
             Some(key) => format!("count({})", self.filtered(measure, &key)),
-            None if measure.filters.is_empty() => "count(*)".to_owned(),
-            None => format!("count({})", self.filtered(measure, "1")),
+            None => match self.filtered(measure, "1").as_str() {
+                "1" => "count(*)".to_owned(),
+                filtered => format!("count({filtered})"),
+            },
         }
     }
 
     /// The primary key as one value: the column, or the columns as text.
     fn key_text(&self, cube: CubeId) -> Option<String> {
-        let parts: Vec<String> = self.model.cube(cube).primary_key().map(|d| self.dimension(d.id)).collect();
+        let parts: Vec<String> = self.model.cube(cube).primary_key().map(|d| self.raw_dimension(d.id)).collect();
         match parts.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
@@ -180,18 +402,30 @@ impl Scope<'_> {
             MeasureKind::Aggregate { sql: Some(sql), .. } | MeasureKind::Calculated { sql, .. } => {
                 self.template(measure.id.cube, sql)
             }
-            MeasureKind::Aggregate { sql: None, .. } => "1".to_owned(),
+            _ => "1".to_owned(),
         };
         self.filtered(measure, &sql)
     }
 
     fn filtered(&self, measure: &Measure, sql: &str) -> String {
-        if measure.filters.is_empty() {
+        let mut conditions: Vec<String> =
+            measure.filters.iter().map(|f| format!("({})", self.template(measure.id.cube, f))).collect();
+        // A measure that is masked but in some rows takes in these rows only.
+        if let Some(Unmasked::Where(filter)) = self.unmasked(MemberId::Measure(measure.id)) {
+            conditions.push(format!("({})", super::source::condition(self, filter)));
+        }
+        if conditions.is_empty() {
             return sql.to_owned();
         }
+        format!("CASE WHEN {} THEN {sql} END", conditions.join(" AND "))
+    }
+
+    /// Whether a row passes the filters of a measure; none when it has none.
+    pub(super) fn filters_of(&self, id: MeasureId) -> Option<String> {
+        let measure = self.model.measure(crate::query::members::resolve_measure(self.model, id));
         let conditions: Vec<String> =
             measure.filters.iter().map(|f| format!("({})", self.template(measure.id.cube, f))).collect();
-        format!("CASE WHEN {} THEN {sql} END", conditions.join(" AND "))
+        (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 
     fn case(&self, owner: CubeId, case: &Case) -> String {
@@ -212,20 +446,36 @@ impl Scope<'_> {
 
     /// A fragment of `owner` with its references written out; a lone identifier is a column of the cube's table.
     pub(super) fn template(&self, owner: CubeId, template: &Template) -> String {
+        self.write(owner, template, &|_| None)
+    }
+
+    /// As [`Scope::template`], with some references written in another way.
+    fn write(&self, owner: CubeId, template: &Template, other: &dyn Fn(MemberId) -> Option<String>) -> String {
         if let Some(column) = template.as_column() {
             return format!("{}.{column}", self.alias(owner));
         }
-        let alone = template.parts.len() == 1;
+        let alone = template.as_member().is_some() || template.parts.len() == 1;
         let wrap = |sql: String| if alone || is_atomic(&sql) { sql } else { format!("({sql})") };
         let mut out = String::new();
         for part in &template.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
+                Part::Path(_) => {}
                 Part::Cube(cube) => out.push_str(&self.alias(*cube)),
-                Part::Time(dimension, granularity) => out.push_str(&self.bucket(*dimension, *granularity)),
-                Part::Member(MemberId::Dimension(id)) => out.push_str(&wrap(self.dimension(*id))),
-                Part::Member(MemberId::Segment(id)) => out.push_str(&wrap(self.segment(*id))),
-                Part::Member(MemberId::Measure(id)) => out.push_str(&wrap(self.measure(*id))),
+                Part::Time(dimension, grain) => out.push_str(&self.bucket(*dimension, *grain)),
+                Part::Member(member) => {
+                    let own = || match member {
+                        MemberId::Dimension(id) => self.dimension(*id),
+                        MemberId::Segment(id) => self.segment(*id),
+                        MemberId::Measure(id) => self.measure(*id),
+                    };
+                    out.push_str(&wrap(other(*member).unwrap_or_else(own)));
+                }
+                Part::Source(cube) => out.push_str(&super::source::source_text(self, *cube)),
+                Part::Filters(params) => out.push_str(&pushed_filters(self, owner, params)),
+                Part::Claim(value) => out.push_str(&claim(self, owner, value)),
+                Part::Local(inner) => out.push_str(&self.local_time(&self.template(owner, inner))),
+                Part::Parameter(_) => {}
             }
         }
         out
@@ -233,8 +483,43 @@ impl Scope<'_> {
 
     /// The alias of a cube's table.
     pub(super) fn alias(&self, cube: CubeId) -> String {
-        quote(&self.model.cube(cube).name)
+        let cube = self.model.cube(cube);
+        quote(cube.sql_alias.as_deref().unwrap_or(&cube.name))
     }
+}
+
+/// The alias of a sub-query dimension's table.
+pub(super) fn sub_query_alias(model: &Model, id: DimensionId) -> String {
+    format!("{}_subquery", layout::dimension_column(model, id))
+}
+
+/// An aggregate of an argument; a bare count is [`Scope::count`].
+pub(super) fn aggregate(agg: AggKind, argument: &str) -> String {
+    match agg {
+        AggKind::Count => format!("count({argument})"),
+        AggKind::CountDistinct => format!("count(DISTINCT {argument})"),
+        AggKind::CountDistinctApprox => format!("approx_distinct({argument})"),
+        AggKind::Sum => format!("exact_sum({argument})"),
+        AggKind::Avg => average(&format!("exact_sum({argument})"), &format!("count({argument})")),
+        AggKind::Min => format!("min({argument})"),
+        AggKind::Max => format!("max({argument})"),
+    }
+}
+
+/// A length of time as SQL.
+pub(super) fn interval(length: Interval) -> String {
+    let (seconds, micros) = (length.micros.div_euclid(1_000_000), length.micros.rem_euclid(1_000_000));
+    let mut words = Vec::new();
+    if length.months != 0 {
+        words.push(format!("{} months", length.months));
+    }
+    if seconds != 0 || (words.is_empty() && micros == 0) {
+        words.push(format!("{seconds} seconds"));
+    }
+    if micros != 0 {
+        words.push(format!("{micros} microseconds"));
+    }
+    format!("INTERVAL '{}'", words.join(" "))
 }
 
 /// Sum over count; null over no values.

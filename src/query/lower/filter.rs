@@ -21,6 +21,8 @@ pub(super) fn predicate<M: Copy>(filter: &Filter<M>, literals: &Literals, tested
         parts.join(word)
     };
     match filter {
+        Filter::And(parts) if parts.is_empty() => "TRUE".to_owned(),
+        Filter::Or(parts) if parts.is_empty() => "FALSE".to_owned(),
         Filter::And(parts) => group(parts, " AND "),
         Filter::Or(parts) => group(parts, " OR "),
         Filter::Leaf { member, test } => test_sql(&tested(*member), test, literals),

@@ -4,15 +4,18 @@
 //! [`Literal`]: kept beside the text, and written either as `$n` (for people, `/v1/sql`) or as a typed,
 //! escaped literal (for the engine).
 
+mod context;
 mod expr;
 mod filter;
 mod rollup;
 mod source;
+mod stages;
 
 use std::cell::RefCell;
 
-pub use rollup::{RollupScan, TABLE as ROLLUP_TABLE, rollup_statement};
+pub use rollup::RollupScan;
 pub use source::{Output, SourceSelect, column_alias, range_statement, source_statement};
+pub use stages::{LeafSource, plan_statement, rollup_table};
 
 use super::Value;
 use crate::time::from_micros;
@@ -79,6 +82,8 @@ impl Literal {
 pub struct Statement {
     text: String,
     literals: Vec<Literal>,
+    /// Why it must not run.
+    fault: Option<String>,
 }
 
 /// Starts a literal's place in a text under construction; the literal's number and [`MARK_END`] follow.
@@ -88,7 +93,18 @@ const MARK_END: char = '\u{2}';
 
 impl Statement {
     fn new(text: String, literals: Literals) -> Self {
-        Self { text, literals: literals.0.into_inner() }
+        Self { text, literals: literals.list.into_inner(), fault: literals.fault.into_inner() }
+    }
+
+    /// The statement, when it may run.
+    ///
+    /// # Errors
+    /// A value that the model requires is missing from the security context.
+    pub fn checked(self) -> Result<Self, super::QueryError> {
+        match &self.fault {
+            Some(fault) => Err(super::QueryError::Model(fault.clone())),
+            None => Ok(self),
+        }
     }
 
     /// The text with every literal written out, for the engine.
@@ -106,6 +122,7 @@ impl Statement {
         Self {
             text: format!("SELECT count(*) AS \"total_count\" FROM ({}) AS \"original_query\"", self.text),
             literals: self.literals.clone(),
+            fault: self.fault.clone(),
         }
     }
 
@@ -127,17 +144,26 @@ impl Statement {
 
 /// The literals of a statement under construction.
 #[derive(Debug, Default)]
-struct Literals(RefCell<Vec<Literal>>);
+struct Literals {
+    list: RefCell<Vec<Literal>>,
+    /// The first thing that makes the statement one that must not run.
+    fault: RefCell<Option<String>>,
+}
 
 impl Literals {
     /// A place for the literal in the text; equal literals share a number.
     fn place(&self, literal: Literal) -> String {
-        let mut literals = self.0.borrow_mut();
+        let mut literals = self.list.borrow_mut();
         let index = literals.iter().position(|known| *known == literal).unwrap_or_else(|| {
             literals.push(literal);
             literals.len() - 1
         });
         format!("{MARK}{index}{MARK_END}")
+    }
+
+    /// Makes the statement one that must not run.
+    fn fail(&self, fault: String) {
+        self.fault.borrow_mut().get_or_insert(fault);
     }
 }
 

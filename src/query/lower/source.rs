@@ -1,15 +1,16 @@
-//! A query over a source's tables → SQL (`data-model.md` §14, §17.2).
+//! A query over a source's tables → SQL (`data-model.md` §14, §17.2, §18, §22.1).
 
 use std::collections::HashMap;
 
-use super::expr::{Base, Scope};
+use super::expr::{Base, Scope, sub_query_alias};
 use super::filter::{Tested, in_range, predicate};
+use super::stages::sub_query_sql;
 use super::{Literals, Statement, group_by, quote, tail};
 use crate::model::cube::CubeSource;
-use crate::model::{CubeId, DataType, DimensionId, JoinTree, MeasureId, MemberId, Model};
+use crate::model::{CubeId, DataType, DimensionId, JoinTree, MeasureId, Model};
 use crate::preagg::layout::{self, StateColumn};
-use crate::query::plan::{KeyedMeasures, Shape, members_of};
-use crate::query::{Column, OutputColumn, Query};
+use crate::query::plan::{KeyedMeasures, Shape, SubQueryPlan, members_of};
+use crate::query::{Column, Filter, OutputColumn, Query};
 use crate::time::{Zone, local_to_utc};
 
 /// A column that is selected after the groups.
@@ -17,20 +18,22 @@ use crate::time::{Zone, local_to_utc};
 pub enum Output {
     /// A measure's value.
     Measure(MeasureId),
-    /// A state of a measure, for a rollup.
+    /// A state of a measure, to be merged further.
     State(MeasureId, StateColumn),
+    /// What a measure aggregates, of one row.
+    Argument(MeasureId),
 }
 
 impl Output {
-    fn measure(self) -> MeasureId {
+    pub(super) fn measure(self) -> MeasureId {
         match self {
-            Self::Measure(id) | Self::State(id, _) => id,
+            Self::Measure(id) | Self::State(id, _) | Self::Argument(id) => id,
         }
     }
 
-    fn alias(self, model: &Model) -> String {
+    pub(super) fn alias(self, model: &Model) -> String {
         match self {
-            Self::Measure(id) => layout::alias(&model.path_of(MemberId::Measure(id))),
+            Self::Measure(id) | Self::Argument(id) => layout::measure_column(model, id),
             Self::State(id, state) => layout::state_column(model, id, state),
         }
     }
@@ -56,19 +59,24 @@ pub fn column_alias(model: &Model, column: OutputColumn) -> String {
     match column {
         OutputColumn::Dimension(id) => layout::dimension_column(model, id),
         OutputColumn::Segment(id) => layout::segment_column(model, id),
-        OutputColumn::Time(id, granularity) => layout::time_column(model, id, granularity),
-        OutputColumn::Measure(id) => layout::alias(&model.path_of(MemberId::Measure(id))),
+        OutputColumn::Time(id, grain) => layout::time_column(model, id, model.dimension(id).grain_name(grain)),
+        OutputColumn::Measure(id) => layout::measure_column(model, id),
     }
 }
 
 /// The statement of a query over its source.
 pub fn source_statement(select: SourceSelect<'_>) -> Statement {
     let literals = Literals::default();
-    let mut sql = if select.shape.keyed.is_empty() { simple(select, &literals) } else { fanned_out(select, &literals) };
+    let mut sql = source_sql(select, &literals);
     if select.tail {
         sql.push_str(&tail(select.query));
     }
     Statement::new(sql, literals)
+}
+
+/// The text of a query over its source, without order and limit.
+pub(super) fn source_sql(select: SourceSelect<'_>, literals: &Literals) -> String {
+    if select.shape.keyed.is_empty() { simple(select, literals) } else { fanned_out(select, literals) }
 }
 
 /// Least and greatest local time of a dimension, and the number of rows without: columns
@@ -76,15 +84,16 @@ pub fn source_statement(select: SourceSelect<'_>) -> Statement {
 pub fn range_statement(model: &Model, tree: &JoinTree, dimension: DimensionId, zone: Zone) -> Statement {
     let literals = Literals::default();
     let never = |_: CubeId| false;
-    let scope = Scope { model, zone, literals: &literals, base: Base::Rows { multiplied: &never } };
+    let query = Query { timezone: zone, ..Query::default() };
+    let scope = Scope { model, query: &query, literals: &literals, base: Base::Rows { multiplied: &never } };
     let time = scope.dimension(dimension);
-    let local = |sql: &str| format!("local_time({sql}, {})", super::quote_text(zone.name()));
+    let local = |sql: &str| scope.local_time(sql);
     let sql = format!(
         "SELECT {} AS \"first\", {} AS \"last\", count(*) - count(\"t\") AS \"rows_without_time\" \
          FROM (SELECT utc_time({time}) AS \"t\" FROM {}) AS \"times\"",
         local("min(\"t\")"),
         local("max(\"t\")"),
-        from(&scope, tree)
+        from(&scope, tree, &[])
     );
     Statement::new(sql, literals)
 }
@@ -92,13 +101,20 @@ pub fn range_statement(model: &Model, tree: &JoinTree, dimension: DimensionId, z
 fn simple(select: SourceSelect<'_>, literals: &Literals) -> String {
     let SourceSelect { model, query, shape, outputs, .. } = select;
     let multiplied = |cube: CubeId| shape.tree.multiplies(cube);
-    let scope = Scope { model, zone: query.timezone, literals, base: Base::Rows { multiplied: &multiplied } };
+    let scope = Scope { model, query, literals, base: Base::Rows { multiplied: &multiplied } };
     let groups = query.group_columns();
     let mut columns = group_list(&scope, &groups);
     columns
         .extend(outputs.iter().map(|output| format!("{} AS {}", value(&scope, *output), quote(&output.alias(model)))));
-    let mut sql =
-        format!("SELECT {} FROM {}{}", columns.join(", "), from(&scope, &shape.tree), row_filters(&scope, query));
+    let mut sql = format!(
+        "SELECT {} FROM {}{}",
+        columns.join(", "),
+        from(&scope, &shape.tree, &shape.sub_queries),
+        row_filters(&scope, &|id| tested_dimension(&scope, id))
+    );
+    if query.ungrouped {
+        return sql;
+    }
     sql.push_str(&group_by(groups.len()));
     if !query.measure_filters.is_empty() {
         sql.push_str(&format!(" HAVING {}", measure_filters(&scope, query)));
@@ -108,7 +124,9 @@ fn simple(select: SourceSelect<'_>, literals: &Literals) -> String {
 
 fn value(scope: &Scope<'_>, output: Output) -> String {
     match output {
+        Output::Measure(id) if scope.query.ungrouped => scope.row_value(id),
         Output::Measure(id) => scope.measure(id),
+        Output::Argument(id) => scope.row_argument(id),
         Output::State(id, state) => scope.state(id, state),
     }
 }
@@ -141,7 +159,7 @@ fn fanned_out(select: SourceSelect<'_>, literals: &Literals) -> String {
 fn asked(outputs: &[Output], measures: &[MeasureId]) -> Vec<Output> {
     let states = outputs.iter().copied().filter(|output| match output {
         Output::State(id, state) => *state != StateColumn::Value && measures.contains(id),
-        Output::Measure(_) => false,
+        Output::Measure(_) | Output::Argument(_) => false,
     });
     let mut inner: Vec<Output> = states.collect();
     for id in measures {
@@ -161,18 +179,19 @@ fn combine(select: SourceSelect<'_>, parts: &[SubQuery], literals: &Literals) ->
         for output in &part.outputs {
             let column = format!("\"q_{position}\".{}", quote(&output.alias(model)));
             match output {
-                Output::Measure(id) => leaves.insert(*id, column),
+                Output::Measure(id) | Output::Argument(id) => leaves.insert(*id, column),
                 Output::State(id, state) => states.insert((*id, *state), column),
             };
         }
     }
-    let scope = Scope { model, zone: query.timezone, literals, base: Base::Groups { leaves: &leaves } };
+    let no_groups = HashMap::new();
+    let scope = Scope { model, query, literals, base: Base::Groups { leaves: &leaves, groups: &no_groups } };
     let groups: Vec<String> = query.group_columns().iter().map(|c| quote(&column_alias(model, *c))).collect();
     let mut columns: Vec<String> = groups.iter().map(|c| format!("\"q_0\".{c} AS {c}")).collect();
     for output in select.outputs {
         let state = match output {
             Output::State(id, state) => states.get(&(*id, *state)).cloned(),
-            Output::Measure(_) => None,
+            Output::Measure(_) | Output::Argument(_) => None,
         };
         let sql = state.unwrap_or_else(|| scope.measure(output.measure()));
         columns.push(format!("{sql} AS {}", quote(&output.alias(model))));
@@ -199,9 +218,9 @@ fn combine(select: SourceSelect<'_>, parts: &[SubQuery], literals: &Literals) ->
 fn keys_query(select: SourceSelect<'_>, keyed: &KeyedMeasures, outputs: &[Output], literals: &Literals) -> String {
     let SourceSelect { model, query, shape, .. } = select;
     let never = |_: CubeId| false;
-    let scope = Scope { model, zone: query.timezone, literals, base: Base::Rows { multiplied: &never } };
+    let scope = Scope { model, query, literals, base: Base::Rows { multiplied: &never } };
     let groups = query.group_columns();
-    let keys: Vec<String> = model.cube(keyed.cube).primary_key().map(|d| scope.dimension(d.id)).collect();
+    let keys: Vec<String> = model.cube(keyed.cube).primary_key().map(|d| scope.raw_dimension(d.id)).collect();
     let mut inner = group_list(&scope, &groups);
     inner.extend(keys.iter().enumerate().map(|(n, key)| format!("{key} AS \"key_{n}\"")));
     let mut columns: Vec<String> = groups
@@ -216,11 +235,11 @@ fn keys_query(select: SourceSelect<'_>, keyed: &KeyedMeasures, outputs: &[Output
         "SELECT {} FROM (SELECT DISTINCT {} FROM {}{}) AS \"keys\" LEFT JOIN {} ON {}{}{}",
         columns.join(", "),
         inner.join(", "),
-        from(&scope, &shape.tree),
-        row_filters(&scope, query),
-        table(&scope, keyed.cube),
+        from(&scope, &shape.tree, &shape.sub_queries),
+        row_filters(&scope, &|id| tested_dimension(&scope, id)),
+        table_and_sub_queries(&scope, keyed.cube, &shape.sub_queries),
         on.join(" AND "),
-        joins(&scope, &keyed.tree),
+        joins(&scope, &keyed.tree, &shape.sub_queries),
         group_by(groups.len())
     )
 }
@@ -231,44 +250,87 @@ fn group_list(scope: &Scope<'_>, groups: &[OutputColumn]) -> Vec<String> {
 }
 
 fn table(scope: &Scope<'_>, cube: CubeId) -> String {
+    format!("{} AS {}", source_text(scope, cube), scope.alias(cube))
+}
+
+/// The cube's table, or its query in parentheses.
+pub(super) fn source_text(scope: &Scope<'_>, cube: CubeId) -> String {
+    let text = |template: &crate::model::Template| match template.as_text() {
+        Some(text) => text.to_owned(),
+        None => scope.template(cube, template),
+    };
     match &scope.model.cube(cube).source {
-        CubeSource::Table(name) => format!("{name} AS {}", scope.alias(cube)),
+        CubeSource::Table(name) => text(name),
         // The line break ends a comment that the text may end in.
-        CubeSource::Query(sql) => format!("({}\n) AS {}", sql.trim().trim_end_matches(';'), scope.alias(cube)),
+        CubeSource::Query(sql) => format!("({}\n)", text(sql).trim().trim_end_matches(';')),
+        CubeSource::View(_) => String::new(),
     }
 }
 
-fn from(scope: &Scope<'_>, tree: &JoinTree) -> String {
-    format!("{}{}", table(scope, tree.root), joins(scope, tree))
+/// A cube's table with its sub-query dimensions joined to it, as one side of a join.
+fn table_and_sub_queries(scope: &Scope<'_>, cube: CubeId, sub_queries: &[SubQueryPlan]) -> String {
+    let joined = sub_query_joins(scope, Some(cube), sub_queries);
+    if joined.is_empty() { table(scope, cube) } else { format!("({}{joined})", table(scope, cube)) }
 }
 
-fn joins(scope: &Scope<'_>, tree: &JoinTree) -> String {
+fn from(scope: &Scope<'_>, tree: &JoinTree, sub_queries: &[SubQueryPlan]) -> String {
+    let mut sql = table(scope, tree.root);
+    sql.push_str(&sub_query_joins(scope, Some(tree.root), sub_queries));
+    sql.push_str(&joins(scope, tree, sub_queries));
+    sql.push_str(&sub_query_joins(scope, None, sub_queries));
+    sql
+}
+
+fn joins(scope: &Scope<'_>, tree: &JoinTree, sub_queries: &[SubQueryPlan]) -> String {
     let mut sql = String::new();
     for edge in &tree.edges {
         let on = &scope.model.cube(edge.from).joins[edge.join].sql;
         sql.push_str(&format!(" LEFT JOIN {} ON {}", table(scope, edge.to), scope.template(edge.from, on)));
+        sql.push_str(&sub_query_joins(scope, Some(edge.to), sub_queries));
     }
     sql
 }
 
-/// `WHERE`: ranges, then segments, then filters; nothing when there are none.
-fn row_filters(scope: &Scope<'_>, query: &Query) -> String {
+/// Sub-query dimensions of a cube that are keyed by its rows; those keyed otherwise when no cube is given, after all
+/// joins.
+fn sub_query_joins(scope: &Scope<'_>, cube: Option<CubeId>, sub_queries: &[SubQueryPlan]) -> String {
+    let mut sql = String::new();
+    for plan in sub_queries {
+        let own = plan.keys.iter().all(|key| key.cube == plan.dimension.cube);
+        if cube != own.then_some(plan.dimension.cube) {
+            continue;
+        }
+        let alias = quote(&sub_query_alias(scope.model, plan.dimension));
+        let on = plan.keys.iter().map(|key| {
+            let column = quote(&layout::dimension_column(scope.model, *key));
+            let is_time = scope.model.dimension(*key).data_type == DataType::Time;
+            let own = if is_time { scope.local(*key) } else { scope.raw_dimension(*key) };
+            format!("({alias}.{column} IS NOT DISTINCT FROM {own})")
+        });
+        let on: Vec<String> = on.collect();
+        sql.push_str(&format!(" LEFT JOIN ({}) AS {alias} ON {}", sub_query_sql(scope, plan), on.join(" AND ")));
+    }
+    sql
+}
+
+/// `WHERE`: ranges, then segments, then filters; nothing when there are none. `tested` gives the expression of a
+/// dimension.
+pub(super) fn row_filters(scope: &Scope<'_>, tested: &dyn Fn(DimensionId) -> Tested) -> String {
+    let query = scope.query;
     let mut conditions: Vec<String> = Vec::new();
+    if query.denied {
+        conditions.push("1 = 0".to_owned());
+    }
     for time in &query.time_dimensions {
         if let Some(range) = time.range {
-            let tested = tested_dimension(scope, time.dimension, query.timezone);
-            let condition = in_range(&tested, Some(range.start), Some(range.end), scope.literals);
+            let condition = in_range(&tested(time.dimension), Some(range.start), Some(range.end), scope.literals);
             if !conditions.contains(&condition) {
                 conditions.push(condition);
             }
         }
     }
     conditions.extend(query.segments.iter().map(|id| scope.segment(*id)));
-    let tested = |column: Column| match column {
-        Column::Dimension(id) => tested_dimension(scope, id, query.timezone),
-        Column::Segment(id) => tested_value(scope.segment(id)),
-    };
-    conditions.extend(query.filters.iter().map(|filter| predicate(filter, scope.literals, &tested)));
+    conditions.extend(query.filters.iter().map(|filter| row_condition(scope, filter, tested)));
     if conditions.is_empty() {
         return String::new();
     }
@@ -276,11 +338,38 @@ fn row_filters(scope: &Scope<'_>, query: &Query) -> String {
     format!(" WHERE {}", conditions.join(" AND "))
 }
 
-fn tested_dimension(scope: &Scope<'_>, id: DimensionId, zone: Zone) -> Tested {
-    let sql = scope.dimension(id);
+fn row_condition(scope: &Scope<'_>, filter: &Filter<Column>, tested: &dyn Fn(DimensionId) -> Tested) -> String {
+    let tested = |column: Column| match column {
+        Column::Dimension(id) => tested(id),
+        Column::Raw(id) => tested_raw(scope, id),
+        Column::Segment(id) => tested_value(scope.segment(id)),
+        Column::FiltersOf(id) => tested_value(scope.filters_of(id).unwrap_or_else(|| "TRUE".to_owned())),
+    };
+    predicate(filter, scope.literals, &tested)
+}
+
+/// A condition on rows of joined tables.
+pub(super) fn condition(scope: &Scope<'_>, filter: &Filter<Column>) -> String {
+    row_condition(scope, filter, &|id| tested_dimension(scope, id))
+}
+
+fn tested_dimension(scope: &Scope<'_>, id: DimensionId) -> Tested {
+    tested_sql(scope, id, scope.dimension(id))
+}
+
+fn tested_raw(scope: &Scope<'_>, id: DimensionId) -> Tested {
+    tested_sql(scope, id, scope.raw_dimension(id))
+}
+
+fn tested_sql(scope: &Scope<'_>, id: DimensionId, sql: String) -> Tested {
+    let zone = scope.zone();
+    let is_time = scope.model.dimension(id).data_type == DataType::Time;
+    if is_time && scope.is_shifted(id) {
+        let local = scope.local(id);
+        return Tested { sql: local.clone(), time_sql: local, bound: Box::new(|local| local) };
+    }
     // Values of a time member are instants in UTC; bounds are wall clock of the query's zone.
     let time_sql = format!("utc_time({sql})");
-    let is_time = scope.model.dimension(id).data_type == DataType::Time;
     Tested {
         sql: if is_time { time_sql.clone() } else { compound(sql) },
         time_sql,

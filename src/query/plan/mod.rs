@@ -1,0 +1,207 @@
+//! Query → plan: one level over joined rows, or several levels put together (`data-model.md` §14–21). Pure.
+//!
+//! [`shape`] plans one level: the join tree, and which measures are aggregated over distinct keys. [`stages`] plans
+//! what takes more: facts that do not join, rolling windows, measures over results of other measures.
+
+mod rolling;
+mod shape;
+mod stages;
+
+use crate::model::{DimensionId, DimensionKind, JoinTree, MeasureId, MemberId, Model, RollingWindow};
+use crate::query::members::visit_members;
+use crate::query::{Column, Filter, OutputColumn, Query, QueryError};
+
+pub(in crate::query) use rolling::bins_of;
+pub use rolling::{Series, SeriesRange};
+pub use shape::{KeyedMeasures, Shape, SubQueryPlan, hints, is_count_of_rows, members_of, shape};
+
+/// How a query is computed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// In one level.
+    Leaf(Box<Leaf>),
+    /// In several; the last node gives the answer's columns.
+    Stages(Box<Stages>),
+}
+
+/// One level: it can be answered by a rollup, or by the source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leaf {
+    /// What is asked; of the whole query, or of a part of it.
+    pub query: Query,
+    /// Its joins.
+    pub shape: Shape,
+    /// Whether values come out as states that can be merged further.
+    pub merged: bool,
+    /// Whether rows come out, with what the measures aggregate.
+    pub arguments: bool,
+}
+
+/// Several levels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stages {
+    /// Each refers to earlier ones only.
+    pub nodes: Vec<Node>,
+    /// The node that holds the query's groups and all measures that it needs.
+    pub root: usize,
+    /// The query: its columns, conditions on groups, order and limit.
+    pub query: Query,
+}
+
+/// A relation: groups and values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Its columns before the values.
+    pub groups: Vec<OutputColumn>,
+    /// Its values.
+    pub values: Vec<MeasureId>,
+    /// Where they come from.
+    pub kind: NodeKind,
+}
+
+/// How a relation is made. Numbers are positions in [`Stages::nodes`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeKind {
+    /// Rows of a rollup or a source.
+    Leaf(Box<Leaf>),
+    /// All groups of all inputs, joined null-safely; each value from the input that has it.
+    Join(Vec<usize>),
+    /// The same groups, values computed from the input's.
+    Evaluate(usize),
+    /// Fewer groups: the values are aggregates, by their own types, of expressions over the input's.
+    Aggregate(usize),
+    /// The groups of `rows`, each with the values of its coarser group in `values`.
+    Spread {
+        /// Gives the groups.
+        rows: usize,
+        /// Gives the values.
+        values: usize,
+    },
+    /// The same groups with their rank among those that share the `partition`.
+    Rank {
+        /// Gives the groups and what is ordered by.
+        input: usize,
+        /// Groups that are ranked among each other share these.
+        partition: Vec<OutputColumn>,
+    },
+    /// Every bucket of a series with the rows of its window.
+    Rolling {
+        /// The rows.
+        base: usize,
+        /// The buckets.
+        series: Series,
+        /// The window.
+        window: RollingWindow,
+    },
+    /// The groups of the input crossed with the values of switch dimensions, where their conditions hold.
+    Switch {
+        /// The input, if anything but switches is asked for.
+        input: Option<usize>,
+        /// The dimensions.
+        switches: Vec<DimensionId>,
+        /// Conditions on them.
+        filters: Vec<Filter<Column>>,
+    },
+}
+
+impl Plan {
+    /// Its levels over joined rows, in order.
+    pub fn leaves(&self) -> Vec<&Leaf> {
+        match self {
+            Self::Leaf(leaf) => vec![leaf],
+            Self::Stages(stages) => stages
+                .nodes
+                .iter()
+                .filter_map(|node| match &node.kind {
+                    NodeKind::Leaf(leaf) => Some(leaf.as_ref()),
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The joins of a query that takes one level.
+///
+/// # Errors
+/// Its cubes do not join.
+pub fn tree_of(model: &Model, query: &Query) -> Result<JoinTree, QueryError> {
+    shape::closed_tree(model, hints(model, query))
+}
+
+/// The plan of a query.
+///
+/// # Errors
+/// The cubes do not join, a key is missing, or a rule of the data model forbids the query.
+pub fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
+    stages::plan(model, query)
+}
+
+/// The conditions of access policies on cubes whose rows the sub-query reads: they hold there too, whether or not
+/// the dimension takes over filters.
+fn policy_filters(model: &Model, outer: &Query, inner: &Query) -> Vec<Filter<Column>> {
+    let mut read = Vec::new();
+    let measures = inner.measures.iter().map(|id| MemberId::Measure(*id));
+    for member in measures.chain(inner.dimensions.iter().map(|id| MemberId::Dimension(*id))) {
+        visit_members(model, member, &mut |inner| read.push(inner.cube()));
+    }
+    let holds_there = |filter: &&Filter<Column>| {
+        let members = members_of(filter);
+        let policy = members.iter().any(|column| matches!(column, Column::Raw(_)));
+        let mut there = true;
+        for column in members {
+            visit_members(model, column.member(), &mut |member| {
+                there &= model.cube(member.cube()).view().is_some() || read.contains(&member.cube());
+            });
+        }
+        policy && there && !inner.filters.contains(filter)
+    };
+    outer.filters.iter().filter(holds_there).cloned().collect()
+}
+
+/// The plan of a sub-query dimension that `outer` uses.
+pub(super) fn plan_sub_query(model: &Model, outer: &Query, dimension: DimensionId) -> Result<SubQueryPlan, QueryError> {
+    let DimensionKind::SubQuery(sub_query) = &model.dimension(dimension).kind else {
+        return Err(QueryError::Model(format!(
+            "'{}' is not a sub-query",
+            model.path_of(MemberId::Dimension(dimension))
+        )));
+    };
+    let cube = model.cube(dimension.cube);
+    let keys: Vec<DimensionId> =
+        if sub_query.by.is_empty() { cube.primary_key().map(|key| key.id).collect() } else { sub_query.by.clone() };
+    if keys.is_empty() {
+        return Err(QueryError::Model(format!("One or more Primary key is required for '{}' cube", cube.name)));
+    }
+    let measures = sub_query.sql.members().filter_map(|member| match member {
+        MemberId::Measure(id) => Some(id),
+        MemberId::Dimension(_) | MemberId::Segment(_) => None,
+    });
+    let mut inner = Query {
+        measures: measures.collect(),
+        dimensions: keys.clone(),
+        timezone: outer.timezone,
+        // The owner's rows come first: where it can be the root, rows without a match count too.
+        join_hints: vec![vec![dimension.cube]],
+        context: std::sync::Arc::clone(&outer.context),
+        masks: outer.masks.clone(),
+        denied: outer.denied,
+        ..Query::default()
+    };
+    if sub_query.propagate_filters {
+        let plain = |member: MemberId| !shape::uses_sub_query(model, member);
+        inner.filters = outer
+            .filters
+            .iter()
+            .filter(|filter| matches!(filter, Filter::Leaf { member, .. } if plain(member.member())))
+            .cloned()
+            .collect();
+        inner.segments = outer.segments.iter().copied().filter(|id| plain(MemberId::Segment(*id))).collect();
+        let ranges = outer.time_dimensions.iter().filter(|time| time.range.is_some());
+        let ranges = ranges.filter(|time| plain(MemberId::Dimension(time.dimension)));
+        inner.time_dimensions = ranges.map(|time| crate::query::TimeDimension { granularity: None, ..*time }).collect();
+    }
+    let policies = policy_filters(model, outer, &inner);
+    inner.filters.extend(policies);
+    Ok(SubQueryPlan { dimension, keys, plan: Box::new(plan(model, &inner)?) })
+}

@@ -63,7 +63,8 @@ fn install(command: &[&Path]) {
     );
 }
 
-fn second_opinion(task: &Value) -> Value {
+/// What `tests/checks/duckdb/answers.py` says to a task.
+pub(crate) fn second_opinion(task: &Value) -> Value {
     let mut child = Command::new(python())
         .arg(root().join("tests/checks/duckdb/answers.py"))
         .stdin(Stdio::piped())

@@ -19,3 +19,4 @@ mod readme;
 mod recorded;
 mod server;
 mod tables;
+mod tpch;

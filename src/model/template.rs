@@ -130,6 +130,10 @@ impl Template {
         self.parts.iter().any(|part| match part {
             Part::Claim(_) => true,
             Part::Local(inner) => inner.reads_claims(),
+            Part::Filters(params) => params.iter().any(|param| match &param.column {
+                FilterColumn::Column(_) => false,
+                FilterColumn::Function(_, body) => body.reads_claims(),
+            }),
             _ => false,
         })
     }

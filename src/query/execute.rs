@@ -95,18 +95,15 @@ impl QueryService {
     pub async fn load(&self, rollups: &Rollups, snapshot: &Arc<Snapshot>, query: &Query) -> Result<Answer, QueryError> {
         let planned = self.plan(rollups, snapshot, query)?;
         let statement = planned.statement(rollups, true)?.inlined();
-        let counting = query.total.then(|| planned.statement(rollups, false)).transpose()?;
-        let rows = self.run(&planned, statement);
-        let total = async {
-            match counting {
-                None => Ok(None),
-                Some(counting) => {
-                    let batches = self.run(&planned, counting.counted().inlined()).await?;
-                    Ok::<_, QueryError>(Some(single_count(&batches)))
-                }
+        let batches = self.run(&planned, statement).await?;
+        let total = match (query.total, whole_count(query, &batches)) {
+            (false, _) => None,
+            (true, Some(counted)) => Some(counted),
+            (true, None) => {
+                let counting = planned.statement(rollups, false)?.counted().inlined();
+                Some(single_count(&self.run(&planned, counting).await?))
             }
         };
-        let (batches, total) = futures::try_join!(rows, total)?;
         let used = planned.used(rollups);
         let oldest = |rollup: &RollupRoute| {
             rollup.partitions.iter().map(|partition| partition.built_at).min().unwrap_or(rollup.sample.built_at)
@@ -319,6 +316,13 @@ fn collect_sources<'m>(model: &'m Model, shape: &Shape, names: &mut Vec<&'m str>
     }
 }
 
+/// The number of rows without limit and offset, when the rows at hand tell it: the last page is short.
+fn whole_count(query: &Query, batches: &[RecordBatch]) -> Option<u64> {
+    let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
+    let short = query.limit.is_none_or(|limit| rows < limit);
+    (short && (rows > 0 || query.offset == 0)).then_some(query.offset + rows)
+}
+
 /// The number in the one row of a counting statement.
 fn single_count(batches: &[RecordBatch]) -> u64 {
     let counts = batches
@@ -326,4 +330,30 @@ fn single_count(batches: &[RecordBatch]) -> u64 {
         .filter(|batch| batch.num_rows() > 0)
         .filter_map(|batch| batch.columns().first()?.as_primitive_opt::<Int64Type>().map(|column| column.value(0)));
     counts.map(|count| u64::try_from(count).unwrap_or(0)).next().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn a_short_page_tells_the_total() {
+        let page = |rows: i64| {
+            let column: arrow::array::ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+            vec![RecordBatch::try_from_iter([("n", column)]).expect("one column")]
+        };
+        let asked = |limit, offset| Query { limit, offset, ..Query::default() };
+        assert_eq!(whole_count(&asked(Some(10), 0), &page(3)), Some(3));
+        assert_eq!(whole_count(&asked(Some(10), 20), &page(3)), Some(23));
+        assert_eq!(whole_count(&asked(Some(10), 0), &page(0)), Some(0));
+        assert_eq!(whole_count(&asked(None, 0), &page(30)), Some(30));
+        // A full page, or a page beyond the end, tells nothing.
+        assert_eq!(whole_count(&asked(Some(10), 0), &page(10)), None);
+        assert_eq!(whole_count(&asked(Some(10), 20), &page(0)), None);
+        assert_eq!(whole_count(&asked(Some(0), 0), &page(0)), None);
+    }
 }

@@ -145,6 +145,7 @@ impl App {
                 query_timeout: config.query_timeout,
                 max_queries: config.max_queries,
                 preagg_schema: config.preagg_schema.clone(),
+                nested_folders_delimiter: config.nested_folders_delimiter.clone(),
                 patience: config.patience,
             },
         }))

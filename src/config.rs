@@ -59,6 +59,8 @@ pub struct Config {
     pub max_partitions: usize,
     /// `CUBEJS_PRE_AGGREGATIONS_SCHEMA`: prefix of table names shown to clients.
     pub preagg_schema: String,
+    /// `CUBEJS_NESTED_FOLDERS_DELIMITER`: how `folders` of the metadata name nested folders; they are merged without.
+    pub nested_folders_delimiter: String,
     /// `CUBEJS_GRACEFUL_SHUTDOWN`: how long a stopping server waits for what it is doing.
     pub patience: Duration,
     /// `QUARRY_MEMORY`: bytes that running queries may hold.
@@ -107,7 +109,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_JWK_URL",
     "CUBEJS_JWT_CLAIMS_NAMESPACE",
     "CUBEJS_LOG_REDACTION",
-    "CUBEJS_NESTED_FOLDERS_DELIMITER",
     "CUBEJS_PG_SQL_PORT",
     "CUBEJS_PLAYGROUND_AUTH_SECRET",
     "CUBEJS_PRE_AGGREGATIONS_ALLOW_NON_STRICT_DATE_RANGE_MATCH",
@@ -238,6 +239,7 @@ impl Config {
                 let stage = if dev_mode { "dev" } else { "prod" };
                 format!("{stage}_pre_aggregations")
             }),
+            nested_folders_delimiter: read.values.get("CUBEJS_NESTED_FOLDERS_DELIMITER").cloned().unwrap_or_default(),
             memory_bytes: read.bytes("QUARRY_MEMORY", 2 << 30, (64 << 20)..=usize::MAX),
             patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
             cores,

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::shown::{Shown, dimension_type};
 use crate::model::granularity::CustomGranularity;
 use crate::model::{DimensionId, Grain, MeasureId, MemberId, Model, SegmentId};
 use crate::query::request::Request;
@@ -81,7 +82,7 @@ pub(super) fn annotation(model: &Model, query: &Query, echo: &Request) -> Value 
 }
 
 /// Puts the keys that are there only when the model gives them.
-fn put_given(item: &mut Value, given: [(&str, Option<Value>); 3]) {
+fn put_given<const N: usize>(item: &mut Value, given: [(&str, Option<Value>); N]) {
     for (key, value) in given {
         if let Some(value) = value {
             item[key] = value;
@@ -97,19 +98,29 @@ fn measure(model: &Model, id: MeasureId) -> Value {
         "type": measure.kind.data_type().as_str(),
     });
     let description = measure.description.clone().map(Value::from);
-    let given = [("description", description), ("format", measure.format.clone()), ("meta", measure.meta.clone())];
+    let shown = Shown::of_measure(measure);
+    let given = [
+        ("description", description),
+        ("format", shown.format),
+        ("currency", shown.currency),
+        ("meta", measure.meta.clone()),
+    ];
     put_given(&mut item, given);
-    let (all, grouped) = drill_members(model, id);
+    let (all, grouped) = drill_members(model, id, &|_| true);
     item["drillMembers"] = all;
     item["drillMembersGrouped"] = grouped;
     item
 }
 
 /// `drillMembers` and `drillMembersGrouped`.
-pub(super) fn drill_members(model: &Model, id: MeasureId) -> (Value, Value) {
+pub(super) fn drill_members(model: &Model, id: MeasureId, may_see: &dyn Fn(MemberId) -> bool) -> (Value, Value) {
     let members = &model.measure(id).drill_members;
     let paths = |wanted: fn(&MemberId) -> bool| -> Vec<String> {
-        members.iter().filter(|member| wanted(member)).map(|member| model.path_of(*member)).collect()
+        members
+            .iter()
+            .filter(|member| wanted(member) && may_see(**member))
+            .map(|member| model.path_of(*member))
+            .collect()
     };
     let grouped = json!({
         "measures": paths(|member| matches!(member, MemberId::Measure(_))),
@@ -123,10 +134,16 @@ fn dimension(model: &Model, id: DimensionId) -> Value {
     let mut item = json!({
         "title": format!("{} {}", cube.title, dimension.short_title),
         "shortTitle": dimension.short_title,
-        "type": dimension.data_type.as_str(),
+        "type": dimension_type(model, dimension),
     });
     let description = dimension.description.clone().map(Value::from);
-    let given = [("description", description), ("format", dimension.format.clone()), ("meta", dimension.meta.clone())];
+    let shown = Shown::of_dimension(dimension);
+    let given = [
+        ("description", description),
+        ("format", shown.format),
+        ("currency", shown.currency),
+        ("meta", dimension.meta.clone()),
+    ];
     put_given(&mut item, given);
     item
 }
@@ -136,7 +153,7 @@ fn segment(model: &Model, id: SegmentId) -> Value {
     let mut item =
         json!({ "title": format!("{} {}", cube.title, segment.short_title), "shortTitle": segment.short_title });
     let description = segment.description.clone().map(Value::from);
-    put_given(&mut item, [("description", description), ("meta", segment.meta.clone()), ("format", None)]);
+    put_given(&mut item, [("description", description), ("meta", segment.meta.clone())]);
     item
 }
 

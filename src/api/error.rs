@@ -28,6 +28,9 @@ pub(super) enum ApiError {
     /// The connection broke while the body was read.
     #[error("BadRequestError: request aborted")]
     Aborted,
+    /// No cube or view of that name is shown to the caller.
+    #[error("Entity '{0}' not found")]
+    NoEntity(String),
     /// The query cannot be answered.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -84,6 +87,7 @@ impl ApiError {
                 Face::new(StatusCode::FORBIDDEN, error)
             }
             Self::Invalid(_) | Self::Syntax(_) | Self::Aborted | Self::Timeout(_) => bad(self),
+            Self::NoEntity(_) => Face::new(StatusCode::NOT_FOUND, self),
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
             Self::Query(error) => query_face(error),
             Self::Refresh(error) => match error {

@@ -60,7 +60,8 @@ pub(super) async fn arguments(
     }
 }
 
-fn url_arguments(uri: &Uri) -> Map<String, Value> {
+/// The URL's query.
+pub(super) fn url_arguments(uri: &Uri) -> Map<String, Value> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
     pairs.into_iter().map(|(name, value)| (name, Value::String(value))).collect()
 }

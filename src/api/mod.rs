@@ -16,6 +16,7 @@ mod load;
 mod meta;
 mod question;
 mod rows;
+mod shown;
 mod sql;
 mod wire;
 
@@ -64,11 +65,25 @@ enum Access {
     Scoped(Scope),
 }
 
+impl Route {
+    /// Whether the path is this endpoint's, and what stands for `{name}` in it.
+    fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
+        match self.path.strip_suffix("{name}") {
+            None => (path == self.path).then_some(None),
+            Some(start) => {
+                let name = path.strip_prefix(start)?;
+                (!name.is_empty() && !name.contains('/')).then_some(Some(name))
+            }
+        }
+    }
+}
+
 type Handler = for<'a> fn(&'a ApiParts, &'a Call) -> BoxFuture<'a, Result<Response<Body>, ApiError>>;
 
 /// An endpoint.
 struct Route {
     methods: &'static [Method],
+    /// As clients write it; a last part `{name}` stands for any one word.
     path: &'static str,
     access: Access,
     handle: Handler,
@@ -126,6 +141,30 @@ static ROUTES: &[Route] = &[
         handle: |parts, call| async { Ok(meta::meta(parts, call)) }.boxed(),
     },
     Route {
+        methods: &[Method::GET],
+        path: "/cubejs-api/v1/data-sources",
+        access: Access::Scoped(Scope::Meta),
+        handle: |parts, call| async { Ok(meta::entities::data_sources(parts, call)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/entities",
+        access: Access::Scoped(Scope::Meta),
+        handle: |parts, call| async { meta::entities::entities(parts, call) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/entities/all",
+        access: Access::Scoped(Scope::Meta),
+        handle: |parts, call| meta::entities::all_entities(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/cubejs-api/v1/entities/{name}",
+        access: Access::Scoped(Scope::Meta),
+        handle: |parts, call| meta::entities::one_entity(parts, call).boxed(),
+    },
+    Route {
         methods: &[Method::POST],
         path: "/cubejs-api/v1/pre-aggregations/jobs",
         access: Access::Scoped(Scope::Jobs),
@@ -146,6 +185,8 @@ pub struct ApiOptions {
     pub max_queries: usize,
     /// Prefix of table names shown to clients.
     pub preagg_schema: String,
+    /// Between the names of nested folders in metadata without nesting; their members are merged when it is empty.
+    pub nested_folders_delimiter: String,
     /// How long a stopping server waits for what it is doing.
     pub patience: Duration,
 }
@@ -205,6 +246,10 @@ struct Call {
     id: String,
     /// The verified payload; none in development mode without a valid token, and on public endpoints.
     context: Option<SecurityContext>,
+    /// What stands for `{name}` in the path.
+    name: Option<String>,
+    /// The URL's query.
+    url: Map<String, Value>,
     /// The URL's query on GET, the body's keys on POST.
     arguments: Map<String, Value>,
 }
@@ -278,11 +323,13 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
         return error::shutting_down(parts.options.patience);
     }
     let wanted = if method == Method::HEAD { &Method::GET } else { &method };
-    let Some(route) = ROUTES.iter().find(|route| route.path == path && route.methods.contains(wanted)) else {
+    let mut found = ROUTES.iter().filter(|route| route.methods.contains(wanted));
+    let Some((route, name)) = found.find_map(|route| Some((route, route.matches(&path)?))) else {
         return error::unknown_route(method.as_str(), &path);
     };
+    let name = name.map(str::to_owned);
     // A panic is a mistake of ours: this request fails, the others go on.
-    let answered = AssertUnwindSafe(answer(parts, route, id.clone(), request)).catch_unwind().await;
+    let answered = AssertUnwindSafe(answer(parts, route, name, id.clone(), request)).catch_unwind().await;
     let result = answered.unwrap_or_else(|panic| Err(ApiError::Internal(panic_text(&*panic))));
     let response = result.unwrap_or_else(|error| error.into_response(&id, parts.options.dev_mode));
     let elapsed = started.elapsed();
@@ -290,7 +337,13 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
     response
 }
 
-async fn answer(parts: &ApiParts, route: &Route, id: String, request: Request) -> Result<Response<Body>, ApiError> {
+async fn answer(
+    parts: &ApiParts,
+    route: &Route,
+    name: Option<String>,
+    id: String,
+    request: Request,
+) -> Result<Response<Body>, ApiError> {
     let (head, body) = request.into_parts();
     let context = match route.access {
         Access::Public => None,
@@ -302,7 +355,7 @@ async fn answer(parts: &ApiParts, route: &Route, id: String, request: Request) -
     };
     let max_bytes = parts.options.max_request_bytes;
     let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, max_bytes).await?;
-    let call = Call { id, context, arguments };
+    let call = Call { id, context, name, url: extract::url_arguments(&head.uri), arguments };
     (route.handle)(parts, &call).await
 }
 
@@ -345,6 +398,20 @@ mod tests {
         let public: Vec<&str> =
             ROUTES.iter().filter(|route| route.access == Access::Public).map(|route| route.path).collect();
         assert_eq!(public, ["/", "/livez", "/readyz"]);
+    }
+
+    #[test]
+    fn names_in_paths_are_one_word_and_whole_paths_come_first() {
+        fn find(path: &str) -> Option<(&'static str, Option<&str>)> {
+            ROUTES.iter().find_map(|route| Some((route.path, route.matches(path)?)))
+        }
+        let base = "/cubejs-api/v1/entities";
+        assert_eq!(find(base), Some(("/cubejs-api/v1/entities", None)));
+        assert_eq!(find(&format!("{base}/all")), Some(("/cubejs-api/v1/entities/all", None)));
+        assert_eq!(find(&format!("{base}/orders")), Some(("/cubejs-api/v1/entities/{name}", Some("orders"))));
+        for path in [format!("{base}/"), format!("{base}/a/b"), format!("{base}x")] {
+            assert_eq!(find(&path), None, "{path}");
+        }
     }
 
     #[test]

@@ -66,6 +66,8 @@ fn session_config(options: &EngineOptions) -> Result<SessionConfig> {
         .with_repartition_file_min_size(SPLIT_FILE_BYTES)
         .with_collect_statistics(true);
     let settings = config.options_mut();
+    // With equally named columns on both sides it can drop rows (datafusion issues 25262 and 25263).
+    settings.optimizer.enable_join_dynamic_filter_pushdown = false;
     settings.execution.time_zone = Some("+00:00".to_owned());
     settings.sql_parser.dialect = Dialect::PostgreSQL;
     settings.sql_parser.parse_float_as_decimal = true;

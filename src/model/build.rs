@@ -6,6 +6,7 @@ use super::fields::{Place, Report, Text};
 use super::join::Join;
 use super::raw::{RawCube, RawJoin, RawSource};
 use super::raw_member::{RawHierarchy, RawSegment};
+use super::raw_rollup::RawRefresh;
 use super::references::{Resolved, member_of};
 use super::symbols::{Reference, Symbols, Target, Unresolved, report_unresolved};
 use super::template::{Part, Template};
@@ -16,6 +17,12 @@ use super::title::titleize;
 pub(super) struct Builder<'r> {
     pub(super) raw: &'r [RawCube],
     pub(super) symbols: &'r Symbols<'r>,
+}
+
+/// The name of a parent as it is referenced; none for one that has no name of its own.
+pub(super) fn parent_name(text: &Text) -> Option<String> {
+    let bare = text.text.trim().trim_start_matches('{').trim_end_matches('}').trim();
+    crate::names::is_identifier(bare).then(|| bare.to_owned())
 }
 
 /// The kind of definition a fragment stands in; it decides what the fragment may reference.
@@ -55,6 +62,11 @@ impl Builder<'_> {
             public: about.public.unwrap_or(true),
             meta: about.meta.clone(),
             data_source: raw.data_source.clone().unwrap_or_else(|| "default".to_owned()),
+            extends: raw.extends.as_ref().and_then(parent_name),
+            refresh_every: match raw.refresh {
+                RawRefresh::Every(duration) => Some(duration),
+                RawRefresh::Absent | RawRefresh::Unsupported => None,
+            },
             source: self.source(id, raw, report),
             calendar: raw.calendar.unwrap_or(false),
             joins: self.joins(id, raw, report),
@@ -144,7 +156,7 @@ impl Builder<'_> {
         let about = &raw.about;
         Hierarchy {
             name: about.name.clone(),
-            title: about.title.clone().unwrap_or_else(|| titleize(&about.name)),
+            title: about.title.clone(),
             public: about.public.unwrap_or(true),
             levels: self.dimensions(owner, &raw.levels, &about.place, report),
         }

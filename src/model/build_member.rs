@@ -42,6 +42,7 @@ impl Builder<'_> {
             public: about.public.unwrap_or(true),
             kind: self.measure_kind(raw, site, report),
             filters: raw.filters.iter().map(|text| self.template(text, filter_site, report)).collect(),
+            drill_filters: raw.drill_filters.iter().map(|text| self.template(text, filter_site, report)).collect(),
             drill_members: self.drill_members(id, raw, report),
             cumulative: raw.cumulative,
             rolling: raw.rolling,

@@ -17,6 +17,7 @@ use super::raw::{RawCube, read_file};
 use super::raw_view::RawView;
 use super::rollup::{self, RollupBuilder};
 use super::symbols::Symbols;
+use super::view_groups::{self, RawViewGroup};
 use super::views::ViewBuilder;
 use super::yaml::Document;
 use super::{Cube, Diagnostic, Model};
@@ -63,6 +64,7 @@ fn compile(
     let mut raw: Vec<RawCube> = Vec::new();
     let mut views: Vec<RawView> = Vec::new();
     let mut anonymous: Vec<RawCube> = Vec::new();
+    let mut groups: Vec<RawViewGroup> = Vec::new();
     report.context = context.security_context.clone();
     let mut unread = report.doubt_all;
     let documents = front::read(files, root, context, &mut report);
@@ -74,6 +76,7 @@ fn compile(
             raw.extend(file.cubes);
             anonymous.extend(file.anonymous);
             views.extend(file.views);
+            groups.extend(file.view_groups);
         } else {
             unread = true;
             report.doubtful.extend(words(source).map(str::to_owned));
@@ -102,7 +105,8 @@ fn compile(
     for (cube, (raw, place)) in cubes.iter_mut().zip(of_cubes.chain(of_views)) {
         cube.policies = policies::resolve(cube, raw, place, &mut report);
     }
-    let model = Model::new(version, cubes);
+    let groups = view_groups::resolve(&groups, &cubes, &mut report);
+    let model = Model::new(version, cubes).with_view_groups(groups);
     if !unread && builder.joins_are_known() {
         rollup::check_joins(&model, &raw, &graph, &mut report);
     }

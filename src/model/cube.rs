@@ -1,6 +1,7 @@
 //! Cubes and their members, as compiled: references resolved, kinds known, titles generated.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::granularity::{CustomGranularity, GranularityKind};
 use super::join::Join;
@@ -99,6 +100,10 @@ pub struct Cube {
     pub meta: Option<serde_json::Value>,
     /// Name of the source its SQL runs on.
     pub data_source: String,
+    /// The cube or view that it inherits from, where that has a name; metadata only.
+    pub extends: Option<String>,
+    /// Age after which its data are stale, where `refresh_key` gives one.
+    pub refresh_every: Option<Duration>,
     /// What stands after FROM, or what a view imports.
     pub source: CubeSource,
     /// Whether it describes a calendar: its time dimensions may define granularities and shifts by SQL.
@@ -126,8 +131,8 @@ pub struct Cube {
 pub struct Hierarchy {
     /// Name within the cube.
     pub name: String,
-    /// Given or generated title.
-    pub title: String,
+    /// Given title.
+    pub title: Option<String>,
     /// Whether the metadata shows it.
     pub public: bool,
     /// The levels, maybe of joined cubes.
@@ -346,6 +351,8 @@ pub struct Measure {
     pub kind: MeasureKind,
     /// Conditions on the rows it takes in; all must hold.
     pub filters: Vec<Template>,
+    /// Conditions on the rows that a person drills down to; all must hold. Its value does not depend on them.
+    pub drill_filters: Vec<Template>,
     /// Members to show when a person drills down, in order.
     pub drill_members: Vec<MemberId>,
     /// Shown as `cumulative`; set by a rolling window too.

@@ -115,13 +115,17 @@ fn tree_for_root<'h>(model: &Model, root: &'h [CubeId], rest: impl Iterator<Item
     let mut joined: Vec<CubeId> = Vec::new();
     for hint in std::iter::once(path).chain(rest) {
         let mut from = *root;
-        for target in hint.iter().copied().filter(|cube| cube != root) {
+        for target in hint.iter().copied() {
             if target == from {
                 continue;
             }
+            // A path that leads back to the root needs a tree with another root.
+            if target == *root {
+                return None;
+            }
             if !joined.contains(&target) {
                 for edge in shortest_path(model, from, target)? {
-                    if edge.to != *root && !edges.iter().any(|e| e.to == edge.to) {
+                    if !edges.iter().any(|e| e.to == edge.to) {
                         edges.push(edge);
                     }
                 }
@@ -262,6 +266,8 @@ mod tests {
         check("a>b b>c a>c", "a.b.c", Ok("a: a-b b-c"));
         check("a>b b>c", "b a.b", Ok("a: a-b"));
         check("a>b", "a.b a", Ok("a: a-b"));
+        // In a circle a path is not cut short where the root lies on it.
+        check("a<b b>c c>a", "a b c.a", Ok("b: b-c c-a"));
         check("a>b c>d", "a c.d", Err("Can't find join path to join 'a', 'c,d'"));
     }
 

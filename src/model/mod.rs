@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod expression;
 mod fields;
 mod files;
+pub mod format;
 mod front;
 pub mod granularity;
 mod graph;
@@ -40,6 +41,7 @@ pub mod template;
 mod testing;
 pub mod title;
 pub mod view;
+mod view_groups;
 mod views;
 mod yaml;
 
@@ -55,6 +57,7 @@ pub use join::{Hint, Join, JoinEdge, JoinError, JoinTree, Relationship};
 pub use preagg::{Preagg, PreaggId, PreaggTime};
 pub use stage::RollingWindow;
 pub use template::{Part, Template};
+pub use view::ViewGroup;
 
 use crate::names::{MemberPath, nearest};
 
@@ -65,6 +68,7 @@ pub struct Model {
     cubes: Vec<Cube>,
     by_name: HashMap<String, CubeId>,
     components: Vec<Option<u32>>,
+    view_groups: Vec<ViewGroup>,
 }
 
 /// A path that names nothing. The texts are Cube's (`http-api.md` §4).
@@ -102,7 +106,17 @@ impl Model {
                 components[cube.id.index()] = components[root.index()];
             }
         }
-        Self { version, cubes, by_name, components }
+        Self { version, cubes, by_name, components, view_groups: Vec::new() }
+    }
+
+    /// The same with groups of views.
+    pub(crate) fn with_view_groups(self, view_groups: Vec<ViewGroup>) -> Self {
+        Self { view_groups, ..self }
+    }
+
+    /// Groups of views, in order.
+    pub fn view_groups(&self) -> &[ViewGroup] {
+        &self.view_groups
     }
 
     /// A digest of the model's texts: equal texts, equal version.

@@ -13,6 +13,7 @@ use super::raw_member::{RawHierarchy, RawSegment, read_hierarchy, read_segment};
 use super::raw_policy::{RawPolicy, read_policies};
 use super::raw_rollup::{RawRefresh, RawRollup, read_refresh_key, read_rollup};
 use super::raw_view::{RawView, read_view};
+use super::view_groups::{RawViewGroup, read_view_group};
 use super::yaml::{Document, Entry, Mark, Node, Scalar, ScalarKind, Value};
 use crate::names::{is_identifier, nearest};
 
@@ -49,6 +50,7 @@ pub(super) struct RawFile {
     /// Cubes that can only be parents.
     pub(super) anonymous: Vec<RawCube>,
     pub(super) views: Vec<RawView>,
+    pub(super) view_groups: Vec<RawViewGroup>,
     /// Its syntax is broken, so what it defines is not known.
     pub(super) broken: bool,
 }
@@ -142,6 +144,8 @@ pub(super) fn read_file(file: &Path, document: Document, report: &mut Report) ->
             raw.views.push(read_view(view, &place, report));
         }
     }
+    let groups = fields.list("view_groups", &place, report);
+    raw.view_groups = groups.into_iter().filter_map(|node| read_view_group(node, 0, &place, report)).collect();
     raw
 }
 

@@ -4,10 +4,11 @@ use serde_json::Value as Json;
 
 use super::cube::DataType;
 use super::fields::{Fields, Place, Report, Text, scalar, without_references};
+use super::format::FormatOf;
 use super::raw::{About, read_about, warn_ignored};
 use super::raw_granularity::{RawGranularity, read_granularities};
 use super::raw_measure::{RawShift, read_shift};
-use super::raw_member::{RawMask, RawShown, read_mask, read_shown, read_sql};
+use super::raw_member::{RawMask, RawShown, read_format, read_mask, read_shown, read_sql};
 use super::yaml::Value;
 use crate::names::nearest;
 use crate::time::Granularity;
@@ -138,9 +139,10 @@ pub(super) fn read_dimension(mut fields: Fields, cube: &Place, report: &mut Repo
             shifts.extend(read_shift(shift, place, report));
         }
     }
+    let of = data_type.map(FormatOf::Dimension);
     RawDimension {
-        format: fields.take("format").map(|format| format.to_json()),
-        shown: read_shown(&mut fields, place, report),
+        format: read_format(&mut fields, of, place, report),
+        shown: read_shown(&mut fields, of, place, report),
         data_type,
         primary_key,
         suggest_filter_values,

@@ -4,9 +4,10 @@ use serde_json::Value as Json;
 
 use super::cube::{AggKind, DataType};
 use super::fields::{Fields, Place, Report, Text, snake_case};
+use super::format::FormatOf;
 use super::policy::Mask;
-use super::raw::{About, read_about, warn_ignored};
-use super::raw_member::{RawMask, RawShown, read_filters, read_mask, read_shown, read_sql};
+use super::raw::{About, read_about};
+use super::raw_member::{RawMask, RawShown, read_filters, read_format, read_mask, read_shown, read_sql};
 use super::stage::{Extent, RollingWindow, WindowOffset};
 use crate::names::nearest;
 use crate::time::{Granularity, Interval};
@@ -66,6 +67,7 @@ pub(super) struct RawMeasure {
     pub(super) kind: Option<RawMeasureKind>,
     pub(super) sql: Option<Text>,
     pub(super) filters: Vec<Text>,
+    pub(super) drill_filters: Vec<Text>,
     pub(super) drill_members: Vec<Text>,
     pub(super) cumulative: bool,
     pub(super) rolling: Option<RollingWindow>,
@@ -132,17 +134,23 @@ pub(super) fn read_measure(mut fields: Fields, cube: &Place, report: &mut Report
     let stage = read_stage(&mut fields, kind, &about, report);
     let case = fields.map("case", place, report).and_then(|case| read_switch(case, place, report));
     let order_by = read_order(&mut fields, place, report);
-    warn_ignored(&mut fields, &["drill_filters"], place, report);
     let sql = read_sql(&mut fields, place, report);
     let needs_sql = !matches!(kind, None | Some(RawMeasureKind::Aggregate(AggKind::Count) | RawMeasureKind::Rank));
     if sql.is_none() && needs_sql && case.is_none() {
         report.error(place, about.mark, format!("({}) is required", about.path("measures", "sql")));
     }
+    let of = kind.map(|kind| {
+        FormatOf::Measure(match kind {
+            RawMeasureKind::Calculated(data_type) => data_type,
+            RawMeasureKind::Aggregate(_) | RawMeasureKind::Rank => DataType::Number,
+        })
+    });
     RawMeasure {
-        format: fields.take("format").map(|format| format.to_json()),
-        shown: read_shown(&mut fields, place, report),
+        format: read_format(&mut fields, of, place, report),
+        shown: read_shown(&mut fields, of, place, report),
         kind,
-        filters: read_filters(&mut fields, place, report),
+        filters: read_filters(&mut fields, "filters", place, report),
+        drill_filters: read_filters(&mut fields, "drill_filters", place, report),
         drill_members: fields.texts("drill_members", place, report),
         cumulative: cumulative || rolling.is_some(),
         rolling,

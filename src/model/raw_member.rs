@@ -2,7 +2,9 @@
 
 use serde_json::Value as Json;
 
+use super::cube::DataType;
 use super::fields::{Fields, Place, Report, Text, scalar};
+use super::format::{FormatOf, is_currency};
 use super::policy::Mask;
 use super::raw::{About, read_about, warn_ignored};
 use super::raw_measure::literal_mask;
@@ -50,15 +52,16 @@ pub(super) fn read_sql(fields: &mut Fields, place: &Place, report: &mut Report) 
     Some(sql)
 }
 
-pub(super) fn read_filters(fields: &mut Fields, place: &Place, report: &mut Report) -> Vec<Text> {
+/// The list of `{sql: …}` under `key`: `filters` or `drill_filters`.
+pub(super) fn read_filters(fields: &mut Fields, key: &str, place: &Place, report: &mut Report) -> Vec<Text> {
     let mut filters = Vec::new();
-    for node in fields.list("filters", place, report) {
-        let Some(mut filter) = Fields::open(node, "an entry of filters", place, report) else { continue };
+    for node in fields.list(key, place, report) {
+        let Some(mut filter) = Fields::open(node, &format!("an entry of {key}"), place, report) else { continue };
         filter.check_keys(&["sql"], place, report);
         match read_sql(&mut filter, place, report) {
             Some(sql) => filters.push(sql),
             None => {
-                report.error(place, filter.mark, "(filters.sql) is required");
+                report.error(place, filter.mark, format!("({key}.sql) is required"));
             }
         }
     }
@@ -101,10 +104,39 @@ pub(super) fn read_mask(fields: &mut Fields, place: &Place, report: &mut Report)
     }
 }
 
-pub(super) fn read_shown(fields: &mut Fields, place: &Place, report: &mut Report) -> RawShown {
+/// A display format; a fault when it does not fit. `of` is none when the type is not known.
+pub(super) fn read_format(
+    fields: &mut Fields,
+    of: Option<FormatOf>,
+    place: &Place,
+    report: &mut Report,
+) -> Option<Json> {
+    let node = fields.take("format")?;
+    let (mark, format) = (node.mark, node.to_json());
+    if let Some(fault) = of.and_then(|of| of.fault(&format)) {
+        report.error(place, mark, fault);
+    }
+    Some(format)
+}
+
+pub(super) fn read_shown(fields: &mut Fields, of: Option<FormatOf>, place: &Place, report: &mut Report) -> RawShown {
     let currency = fields.text("currency", place, report);
+    if let (Some(currency), Some(of)) = (&currency, of)
+        && of.data_type() != DataType::Number
+    {
+        let message = match of {
+            FormatOf::Dimension(_) => {
+                "\"currency\" property can only be used with dimensions of type \"number\"".to_owned()
+            }
+            FormatOf::Measure(data_type) => format!(
+                "\"currency\" property can only be used with numeric measures, actual type: {}",
+                data_type.as_str()
+            ),
+        };
+        report.error(place, currency.mark, message);
+    }
     if let Some(Text { text, mark, .. }) = &currency
-        && !(text.len() == 3 && text.bytes().all(|b| b.is_ascii_alphabetic()))
+        && !is_currency(text)
     {
         let message =
             format!("\"{text}\" is not a valid currency code. Expected a valid 3-letter ISO 4217 code (e.g. USD, EUR)");

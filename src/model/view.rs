@@ -33,6 +33,49 @@ pub enum FolderItem {
     Folder(Folder),
 }
 
+/// A group of views; metadata only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewGroup {
+    /// Its name.
+    pub name: String,
+    /// Given title.
+    pub title: Option<String>,
+    /// Given description.
+    pub description: Option<String>,
+    /// Views and groups in it, in order.
+    pub items: Vec<ViewGroupItem>,
+}
+
+/// Something in a group of views.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewGroupItem {
+    /// A view.
+    View(CubeId),
+    /// A group in the group.
+    Group(ViewGroup),
+}
+
+impl ViewGroup {
+    /// The views that stand in it directly.
+    pub fn views(&self) -> impl Iterator<Item = CubeId> {
+        self.items.iter().filter_map(|item| match item {
+            ViewGroupItem::View(view) => Some(*view),
+            ViewGroupItem::Group(_) => None,
+        })
+    }
+
+    /// The names of this group and of those in it that hold the view directly.
+    pub fn names_of(&self, view: CubeId) -> Vec<&str> {
+        let mut names: Vec<&str> = self.views().filter(|id| *id == view).map(|_| self.name.as_str()).take(1).collect();
+        for item in &self.items {
+            if let ViewGroupItem::Group(group) = item {
+                names.extend(group.names_of(view));
+            }
+        }
+        names
+    }
+}
+
 /// A condition on a view (`data-model.md` §8.5).
 #[derive(Debug, Clone)]
 pub struct DefaultFilter {

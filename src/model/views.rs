@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use super::build::parent_name;
 use super::cube::{
     Cube, CubeId, CubeSource, Dimension, DimensionId, DimensionKind, Hierarchy, Measure, MeasureId, MeasureKind,
     MemberId, Segment, SegmentId, Shown,
 };
 use super::fields::{Place, Report, Text};
+use super::format::FormatOf;
 use super::raw::About;
 use super::raw_view::{RawDefaultFilter, RawFolder, RawFolderItem, RawImport, RawInclude, RawView};
 use super::symbols::Symbols;
@@ -247,6 +249,14 @@ impl Draft<'_> {
             return;
         }
         let cube = &cubes[source.cube().index()];
+        let of = match source {
+            MemberId::Measure(id) => Some(FormatOf::Measure(cube.measures[id.index as usize].kind.data_type())),
+            MemberId::Dimension(id) => Some(FormatOf::Dimension(cube.dimensions[id.index as usize].data_type)),
+            MemberId::Segment(_) => None,
+        };
+        if let Some(fault) = of.zip(include.format.as_ref()).and_then(|(of, format)| of.fault(format)) {
+            report.error(self.place, include.name.mark, fault);
+        }
         let sql = Template { parts: vec![Part::Path(import.path.clone()), Part::Member(source)] };
         let member = match source {
             MemberId::Measure(id) => self.add_measure(&name, sql, &cube.measures[id.index as usize], include),
@@ -270,6 +280,7 @@ impl Draft<'_> {
             public: true,
             kind: MeasureKind::Calculated { data_type: source.kind.data_type(), sql },
             filters: Vec::new(),
+            drill_filters: Vec::new(),
             drill_members: Vec::new(),
             cumulative: source.cumulative,
             rolling: None,
@@ -420,6 +431,8 @@ fn empty(id: CubeId, raw: &RawView) -> Cube {
         public: public.unwrap_or(true),
         meta: meta.clone(),
         data_source: "default".to_owned(),
+        extends: raw.extends.as_ref().and_then(parent_name),
+        refresh_every: None,
         source: CubeSource::View(View::default()),
         calendar: false,
         joins: Vec::new(),

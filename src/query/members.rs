@@ -93,6 +93,22 @@ pub(super) fn visit_members(model: &Model, member: MemberId, found: &mut dyn FnM
     }
 }
 
+/// As [`visit_members`], but not into sub-query dimensions: what these read belongs to queries of their own.
+pub(super) fn visit_level(model: &Model, member: MemberId, found: &mut dyn FnMut(MemberId)) {
+    found(member);
+    if let MemberId::Dimension(id) = member
+        && let DimensionKind::SubQuery(sub_query) = &model.dimension(id).kind
+    {
+        sub_query.by.iter().for_each(|by| visit_level(model, MemberId::Dimension(*by), found));
+        return;
+    }
+    for template in templates(model, member) {
+        for inner in template.members() {
+            visit_level(model, inner, found);
+        }
+    }
+}
+
 /// The leaf measures under a measure, in order of appearance: those that aggregate rows themselves.
 /// A calculated measure over other measures is evaluated from its leaves after they are merged
 /// (`data-model.md` §17.5).

@@ -12,6 +12,7 @@ pub mod expand;
 mod filters;
 #[cfg(test)]
 mod golden;
+pub mod lineage;
 pub mod lower;
 mod members;
 pub mod normalize;
@@ -25,7 +26,7 @@ pub(crate) mod sample;
 
 use std::sync::Arc;
 
-use crate::model::{DimensionId, Grain, Hint, MeasureId, MemberId, SegmentId, Template};
+use crate::model::{CubeId, DimensionId, Grain, Hint, MeasureId, MemberId, SegmentId, Template};
 use crate::time::{Interval, TimeRange, Zone};
 
 /// A resolved, valid question about one [`crate::model::Model`].
@@ -63,6 +64,9 @@ pub struct Query {
     pub shifts: Vec<Shift>,
     /// Members whose values are hidden.
     pub masks: Vec<(MemberId, Unmasked)>,
+    /// Conditions of access policies by cube, for sub-query dimensions that read the cube: the query's own level has
+    /// its conditions among `filters`.
+    pub rules: Vec<(CubeId, Filter<Column>)>,
     /// Nothing may be seen: no row passes.
     pub denied: bool,
     /// Who asks: the security context, for SQL that depends on it.

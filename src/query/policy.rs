@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::filters;
-use super::members::visit_members;
+use super::members::{resolve_alias, resolve_measure, visit_level, visit_members};
 use super::plan::members_of;
 use super::request::{FilterLeaf, FilterNode, Operator};
-use super::{Column, Filter, Query, QueryError, Unmasked};
+use super::{Column, Filter, Query, QueryError, Relation, Test, Unmasked, Value};
 use crate::model::expression::{Expr, is_true, plain_text};
 use crate::model::policy::{Policy, RowFilter};
-use crate::model::{CubeId, MemberId, Model};
+use crate::model::{CubeId, DimensionId, MeasureKind, MemberId, Model};
 
 /// Who asks.
 #[derive(Debug, Clone, Default)]
@@ -71,48 +71,149 @@ pub fn restrict(mut query: Query, model: &Model, asker: &Asker, now: i64) -> Res
         return Ok(query);
     }
     let touched = touched(&query, model);
+    let level = level_cubes(&query, model);
     let through_view: Vec<CubeId> = cubes_behind_views(&query, model);
-    let mut cubes: Vec<CubeId> = Vec::new();
-    for member in &touched {
-        if !cubes.contains(&member.cube()) && !model.cube(member.cube()).policies.is_empty() {
-            cubes.push(member.cube());
-        }
-    }
+    let rows = Rows { model, asker, now, zone: query.timezone };
+    let mut cubes: Vec<CubeId> = touched.iter().map(|member| member.cube()).collect();
+    cubes.sort_unstable();
+    cubes.dedup();
+    cubes.retain(|cube| !model.cube(*cube).policies.is_empty());
     for cube in cubes {
         let policies: Vec<&Policy> = model.cube(cube).policies.iter().filter(|policy| asker.has(policy)).collect();
-        let exempt = through_view.contains(&cube);
+        let members: Vec<MemberId> = touched.iter().copied().filter(|member| member.cube() == cube).collect();
         let mut conditions: Vec<Filter<Column>> = Vec::new();
-        for member in touched.iter().copied().filter(|member| member.cube() == cube) {
-            let granting: Vec<&Policy> = policies.iter().copied().filter(|policy| policy.grants(member)).collect();
+        for member in &members {
+            let mut granting: Vec<&Policy> = policies.iter().copied().filter(|policy| policy.grants(*member)).collect();
             if granting.is_empty() {
                 // The view is the boundary of the members that it shows; their rows still need someone's leave.
-                if !exempt || policies.is_empty() {
+                if !through_view.contains(&cube) || policies.is_empty() {
                     query.denied = true;
+                    continue;
                 }
-                continue;
+                granting.clone_from(&policies);
+            } else if let Some(unmasked) = mask(&rows, &granting, *member)? {
+                query.masks.push((*member, unmasked));
             }
-            let rows = Rows { model, asker, now, zone: query.timezone };
             if let Some(condition) = rows.of(&granting)?
                 && !conditions.contains(&condition)
             {
                 conditions.push(condition);
             }
-            if let Some(unmasked) = mask(&rows, &granting, member)? {
-                query.masks.push((member, unmasked));
-            }
         }
-        if exempt {
-            // Members that no policy names are exempt from grants, not from the rows of the cube's policies.
-            let rows = Rows { model, asker, now, zone: query.timezone };
-            if conditions.is_empty()
-                && touched.iter().filter(|member| member.cube() == cube).all(|m| !policies.iter().any(|p| p.grants(*m)))
-            {
-                conditions.extend(rows.of(&policies)?);
+        for condition in conditions {
+            if level.contains(&cube) && !query.filters.contains(&condition) {
+                query.filters.push(condition.clone());
             }
+            query.rules.push((cube, condition));
         }
-        query.filters.extend(conditions);
+    }
+    drop_implied(&mut query, model);
+    for (member, unmasked) in std::mem::take(&mut query.masks) {
+        hide(&mut query.masks, model, member, unmasked);
     }
     Ok(query)
+}
+
+/// Adds a mask. The rows of a condition pass into an aggregate; what is computed over results has no rows, and is
+/// hidden whole.
+fn hide(masks: &mut Vec<(MemberId, Unmasked)>, model: &Model, member: MemberId, unmasked: Unmasked) {
+    let (member, unmasked) = match (member, unmasked) {
+        (MemberId::Measure(id), Unmasked::Where(rows)) => {
+            let own = resolve_measure(model, id);
+            let measure = model.measure(own);
+            let aggregates = matches!(measure.kind, MeasureKind::Aggregate { .. }) && measure.stage.is_none();
+            match aggregates {
+                true => (MemberId::Measure(own), Unmasked::Where(rows)),
+                false => (member, Unmasked::Never),
+            }
+        }
+        other => other,
+    };
+    match masks.iter_mut().find(|(masked, _)| *masked == member) {
+        None => masks.push((member, unmasked)),
+        Some((_, known)) => {
+            *known = match (std::mem::replace(known, Unmasked::Never), unmasked) {
+                (Unmasked::Where(a), Unmasked::Where(b)) => Unmasked::Where(Filter::And(vec![a, b])),
+                _ => Unmasked::Never,
+            };
+        }
+    }
+}
+
+/// Takes off the masks of members whose conditions hold for all rows of the query anyway.
+fn drop_implied(query: &mut Query, model: &Model) {
+    let masks = query.masks.clone();
+    let hidden = |id: DimensionId| {
+        let mut hidden = false;
+        visit_members(model, MemberId::Dimension(id), &mut |inner| {
+            hidden |= masks.iter().any(|(member, _)| *member == inner);
+        });
+        hidden
+    };
+    let filters = &query.filters;
+    query.masks.retain(|(_, unmasked)| match unmasked {
+        Unmasked::Never => true,
+        Unmasked::Where(rows) => !implied(filters, rows, model, &hidden),
+    });
+}
+
+/// Whether the conditions of a query leave only rows for which `rows` holds. Conditions on hidden values say nothing.
+fn implied(
+    filters: &[Filter<Column>],
+    rows: &Filter<Column>,
+    model: &Model,
+    hidden: &dyn Fn(DimensionId) -> bool,
+) -> bool {
+    match rows {
+        Filter::And(parts) => parts.iter().all(|part| implied(filters, part, model, hidden)),
+        Filter::Or(parts) => parts.iter().any(|part| implied(filters, part, model, hidden)),
+        Filter::Leaf { member, test } => filters.iter().any(|filter| match filter {
+            Filter::And(parts) => implied(parts, rows, model, hidden),
+            Filter::Or(_) => filter == rows,
+            Filter::Leaf { member: asked, test: narrower } => {
+                let same = match (*asked, *member) {
+                    (Column::Raw(a), Column::Raw(b)) => a == b,
+                    (Column::Dimension(a), Column::Raw(b)) => {
+                        resolve_alias(model, a) == resolve_alias(model, b) && !hidden(a)
+                    }
+                    _ => false,
+                };
+                same && implies(narrower, test)
+            }
+        }),
+    }
+}
+
+/// Whether every value that passes one test passes the other.
+fn implies(narrower: &Test, wider: &Test) -> bool {
+    match (narrower, wider) {
+        _ if narrower == wider => true,
+        (Test::In { values, null }, Test::In { values: all, null: all_null }) => {
+            values.iter().all(|value| all.contains(value)) && (!null || *all_null)
+        }
+        (Test::In { null: false, .. } | Test::Compare { .. } | Test::InRange { .. }, Test::Set) => true,
+        (
+            Test::Compare { relation, value: Value::Number(a) },
+            Test::Compare { relation: wider, value: Value::Number(b) },
+        ) => {
+            // Rounding keeps the order, so that a difference that is left is one.
+            let (Ok(x), Ok(y)) = (a.parse::<f64>(), b.parse::<f64>()) else { return false };
+            match (relation, wider) {
+                (Relation::Gt | Relation::Gte, Relation::Gt | Relation::Gte) => {
+                    x > y || a == b && *relation == Relation::Gt
+                }
+                (Relation::Lt | Relation::Lte, Relation::Lt | Relation::Lte) => {
+                    x < y || a == b && *relation == Relation::Lt
+                }
+                _ => false,
+            }
+        }
+        (Test::InRange { start, end }, Test::InRange { start: from, end: to }) => {
+            let starts = from.is_none_or(|from| start.is_some_and(|start| start >= from));
+            starts && to.is_none_or(|to| end.is_some_and(|end| end <= to))
+        }
+        _ => false,
+    }
 }
 
 /// Everything that is reached while the query is written: its own members and all that these reference.
@@ -120,12 +221,36 @@ fn touched(query: &Query, model: &Model) -> Vec<MemberId> {
     let mut found = Vec::new();
     for member in own_members(query) {
         visit_members(model, member, &mut |inner| {
-            if !found.contains(&inner) {
-                found.push(inner);
+            push_new(&mut found, inner);
+            // Results are computed a value of what the measure's grain adds.
+            let MemberId::Measure(id) = inner else { return };
+            for (dimension, _) in model.measure(id).stage.iter().flat_map(|stage| &stage.grain.include) {
+                visit_members(model, MemberId::Dimension(*dimension), &mut |added| push_new(&mut found, added));
             }
         });
     }
     found
+}
+
+fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
+}
+
+/// The cubes that the query reads itself, not in a sub-query dimension.
+fn level_cubes(query: &Query, model: &Model) -> Vec<CubeId> {
+    let mut cubes = Vec::new();
+    for member in own_members(query) {
+        visit_level(model, member, &mut |inner| {
+            push_new(&mut cubes, inner.cube());
+            let MemberId::Measure(id) = inner else { return };
+            for (dimension, _) in model.measure(id).stage.iter().flat_map(|stage| &stage.grain.include) {
+                visit_level(model, MemberId::Dimension(*dimension), &mut |added| push_new(&mut cubes, added.cube()));
+            }
+        });
+    }
+    cubes
 }
 
 fn own_members(query: &Query) -> Vec<MemberId> {
@@ -245,5 +370,54 @@ fn raw(filter: Filter<Column>) -> Filter<Column> {
         Filter::Leaf { .. } => filter,
         Filter::And(parts) => Filter::And(parts.into_iter().map(raw).collect()),
         Filter::Or(parts) => Filter::Or(parts.into_iter().map(raw).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(relation: Relation, text: &str) -> Test {
+        Test::Compare { relation, value: Value::Number(text.to_owned()) }
+    }
+
+    fn one_of(values: &[&str], null: bool) -> Test {
+        Test::In { values: values.iter().map(|value| Value::Text((*value).to_owned())).collect(), null }
+    }
+
+    #[test]
+    fn narrower_tests_imply_wider_ones() {
+        let cases = [
+            (one_of(&["a"], false), one_of(&["a", "b"], false)),
+            (one_of(&["a"], false), one_of(&["a"], true)),
+            (one_of(&["a"], false), Test::Set),
+            (number(Relation::Gt, "5"), number(Relation::Gte, "5")),
+            (number(Relation::Gte, "6"), number(Relation::Gt, "5.5")),
+            (number(Relation::Lt, "1e2"), number(Relation::Lte, "100.5")),
+            (Test::InRange { start: Some(3), end: Some(5) }, Test::InRange { start: Some(3), end: None }),
+            (Test::NotSet, Test::NotSet),
+        ];
+        for (narrower, wider) in cases {
+            assert!(implies(&narrower, &wider), "{narrower:?} {wider:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_let_more_through_implies_nothing() {
+        let cases = [
+            (one_of(&["a", "c"], false), one_of(&["a", "b"], false)),
+            (one_of(&["a"], true), one_of(&["a"], false)),
+            (one_of(&["a"], true), Test::Set),
+            (number(Relation::Gte, "5"), number(Relation::Gt, "5")),
+            (number(Relation::Gt, "4"), number(Relation::Gt, "5")),
+            (number(Relation::Gt, "6"), number(Relation::Lt, "5")),
+            // Equal when they are rounded.
+            (number(Relation::Gte, "9007199254740992"), number(Relation::Gte, "9007199254740993")),
+            (Test::InRange { start: None, end: Some(5) }, Test::InRange { start: Some(3), end: None }),
+            (Test::NotIn { values: Vec::new(), null: false }, one_of(&["a"], false)),
+        ];
+        for (narrower, wider) in cases {
+            assert!(!implies(&narrower, &wider), "{narrower:?} {wider:?}");
+        }
     }
 }

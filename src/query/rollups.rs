@@ -1,10 +1,11 @@
 //! The rollups of a model as tables: their statements, columns and stored names.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quarry_storage::{Bounds, TableId};
 
+use super::lineage::Lineage;
 use super::lower::{Output, SourceSelect, range_statement, source_statement};
 use super::members::{collect_hints, cubes_of, templates, visit_members};
 use super::plan::{Shape, shape};
@@ -27,6 +28,8 @@ pub struct CurrentModel {
 pub struct Rollups {
     model: Arc<Model>,
     plans: BTreeMap<PreaggId, Result<RollupPlan, String>>,
+    /// Read when it is first asked for.
+    lineage: OnceLock<Lineage>,
 }
 
 /// What is the same for all zones and partitions of a rollup.
@@ -48,12 +51,17 @@ impl Rollups {
     pub fn new(model: Arc<Model>) -> Self {
         let preaggs = model.cubes().iter().flat_map(|cube| &cube.preaggs);
         let plans = preaggs.map(|preagg| (preagg.id, prepare(&model, preagg).map_err(|e| e.to_string()))).collect();
-        Self { model, plans }
+        Self { model, plans, lineage: OnceLock::new() }
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Where the model's members come from. The first call reads all SQL of the model.
+    pub fn lineage(&self) -> &Lineage {
+        self.lineage.get_or_init(|| Lineage::of(&self.model))
     }
 
     /// All rollups, in the order of the model.

@@ -13,7 +13,9 @@ use super::members::{is_derivable, is_leaf, leaves, resolve_alias, resolve_segme
 use super::plan::{Shape, hints, members_of};
 use super::rollups::Rollups;
 use super::{Column, Filter, Query, QueryError, Test};
-use crate::model::{AggKind, DataType, DimensionId, Grain, MeasureId, MeasureKind, MemberId, Model, Preagg, PreaggId};
+use crate::model::{
+    AggKind, DataType, DimensionId, DimensionKind, Grain, MeasureId, MeasureKind, MemberId, Model, Preagg, PreaggId,
+};
 use crate::preagg::coverage::{LocalRange, Uncovered, covering};
 use crate::preagg::layout::{StateColumn, states};
 use crate::time::{Granularity, TimeRange, Zone, from_micros, local_to_utc, to_micros, utc_to_local};
@@ -103,6 +105,9 @@ pub enum Reason {
     /// Some values are hidden from who asks.
     #[error("values of {0} are hidden from who asks")]
     Masked(String),
+    /// What its sub-queries store covers other rows than the query's.
+    #[error("the sub-query dimension {0} depends on the query's conditions or on who asks")]
+    SubQuery(String),
     /// A time dimension is moved.
     #[error("the times of {0} are moved")]
     Shifted(String),
@@ -162,6 +167,7 @@ fn candidate(
     let model = rollups.model();
     let fit = Fit::new(model, query, preagg);
     fit.check_kind()?;
+    fit.check_sub_queries(shape)?;
     fit.check_grouping()?;
     fit.check_filters()?;
     let exact = fit.is_exact();
@@ -223,6 +229,24 @@ impl<'a> Fit<'a> {
         }
         match self.query.shifts.first() {
             Some(shift) => Err(Reason::Shifted(self.name(MemberId::Dimension(shift.dimension)))),
+            None => Ok(()),
+        }
+    }
+
+    /// Stored sub-query dimensions were computed over all rows.
+    fn check_sub_queries(&self, shape: &Shape) -> Result<(), Reason> {
+        let query = self.query;
+        let conditions = !query.filters.is_empty()
+            || !query.segments.is_empty()
+            || query.time_dimensions.iter().any(|time| time.range.is_some());
+        let differs = |id: DimensionId| match &self.model.dimension(id).kind {
+            DimensionKind::SubQuery(sub_query) => {
+                !query.rules.is_empty() || query.denied || conditions && sub_query.propagate_filters
+            }
+            _ => false,
+        };
+        match shape.sub_queries.iter().find(|sub_query| differs(sub_query.dimension)) {
+            Some(sub_query) => Err(Reason::SubQuery(self.name(MemberId::Dimension(sub_query.dimension)))),
             None => Ok(()),
         }
     }

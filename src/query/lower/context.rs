@@ -8,7 +8,7 @@ use super::filter::{Tested, predicate};
 use super::{Literal, Literals};
 use crate::model::template::{Claim, ClaimUse, FilterColumn, FilterParam};
 use crate::model::{CubeId, DimensionId, MemberId, Part, Template};
-use crate::query::members::resolve_alias;
+use crate::query::members::{resolve_alias, visit_members};
 use crate::query::{Column, Filter, Relation, Test, Value};
 use crate::time::local_to_utc;
 
@@ -60,10 +60,23 @@ fn matching(scope: &Scope<'_>, filter: &Filter<Column>, params: &[FilterParam]) 
 fn param_of<'p>(scope: &Scope<'_>, column: Column, params: &'p [FilterParam]) -> Option<&'p FilterParam> {
     let dimension = |id: DimensionId| resolve_alias(scope.model, id);
     let id = match column {
+        // Inside of a cube's SQL values are not masked, so that a condition there would tell of them.
+        Column::Dimension(id) if is_masked(scope, id) => return None,
         Column::Dimension(id) | Column::Raw(id) => dimension(id),
         Column::Segment(_) | Column::FiltersOf(_) => return None,
     };
     params.iter().find(|param| matches!(param.member, MemberId::Dimension(other) if dimension(other) == id))
+}
+
+/// Whether a dimension is masked, or computed from one that is.
+fn is_masked(scope: &Scope<'_>, id: DimensionId) -> bool {
+    let mut masked = false;
+    if !scope.query.masks.is_empty() {
+        visit_members(scope.model, MemberId::Dimension(id), &mut |inner| {
+            masked |= scope.query.masks.iter().any(|(member, _)| *member == inner);
+        });
+    }
+    masked
 }
 
 fn written(scope: &Scope<'_>, owner: CubeId, filter: &Filter<Column>, params: &[FilterParam]) -> String {

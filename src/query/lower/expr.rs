@@ -12,7 +12,7 @@ use crate::model::{
     Part, SegmentId, Template,
 };
 use crate::preagg::layout::{self, StateColumn};
-use crate::query::members::resolve_alias;
+use crate::query::members::{resolve_alias, resolve_measure};
 use crate::query::plan::is_count_of_rows;
 use crate::query::{OutputColumn, Query, Unmasked};
 use crate::time::{Interval, Zone};
@@ -88,6 +88,17 @@ impl Scope<'_> {
         }
     }
 
+    /// Writes with the own values of masked members: joins, keys and conditions of policies compare these.
+    pub(super) fn with_own_values<T>(&self, write: &dyn Fn(&Scope<'_>) -> T) -> T {
+        let Base::Rows { multiplied } = self.base else { return write(self) };
+        if self.query.masks.is_empty() {
+            return write(self);
+        }
+        let query = Query { masks: Vec::new(), ..self.query.clone() };
+        let Scope { model, literals, .. } = *self;
+        write(&Scope { model, query: &query, literals, base: Base::Rows { multiplied } })
+    }
+
     /// A dimension's own SQL.
     pub(super) fn raw_dimension(&self, id: DimensionId) -> String {
         match self.base {
@@ -148,7 +159,12 @@ impl Scope<'_> {
         {
             return column;
         }
-        self.template(id.cube, &self.model.segment(id).sql)
+        let own = self.template(id.cube, &self.model.segment(id).sql);
+        match self.unmasked(MemberId::Segment(id)) {
+            None => own,
+            Some(Unmasked::Never) => "CAST(NULL AS BOOLEAN)".to_owned(),
+            Some(Unmasked::Where(rows)) => format!("CASE WHEN {} THEN {own} END", super::source::condition(self, rows)),
+        }
     }
 
     /// A time dimension in the query's zone, moved where the query moves it.
@@ -160,6 +176,7 @@ impl Scope<'_> {
         }
         match self.query.shifts.iter().find(|shift| shift.dimension == resolve_alias(self.model, id)) {
             None => self.local_time(&self.dimension(id)),
+            Some(_) if self.unmasked(MemberId::Dimension(id)).is_some() => self.local_time(&self.dimension(id)),
             Some(shift) => match &shift.sql {
                 Some(sql) => self.local_time(&self.template(shift.dimension.cube, sql)),
                 None => format!("({} + {})", self.local_time(&self.dimension(id)), interval(shift.interval)),
@@ -191,7 +208,11 @@ impl Scope<'_> {
             }
             Base::Rows { .. } => {}
         }
-        if let Some(GranularityKind::Sql(template)) = self.custom(id, grain) {
+        // Of a masked time there is nothing but the mask to truncate.
+        if let Some(GranularityKind::Sql(template)) = self.custom(id, grain)
+            && self.unmasked(MemberId::Dimension(resolve_alias(self.model, id))).is_none()
+            && self.unmasked(MemberId::Dimension(id)).is_none()
+        {
             return self.template(resolve_alias(self.model, id).cube, template);
         }
         self.truncated(id, grain, &self.local(id))
@@ -229,8 +250,8 @@ impl Scope<'_> {
     /// A measure, aggregated, or its mask.
     pub(super) fn measure(&self, id: MeasureId) -> String {
         let measure = self.model.measure(id);
-        if let Some(Unmasked::Never) = self.unmasked(MemberId::Measure(id)) {
-            return self.mask(id.cube, measure.mask.as_ref(), measure.kind.data_type());
+        if let Some(mask) = self.measure_mask(measure) {
+            return mask;
         }
         match self.base {
             Base::Groups { leaves, .. } => {
@@ -263,6 +284,36 @@ impl Scope<'_> {
                 AggKind::Count => self.count(measure),
                 _ => aggregate(*agg, &self.argument(measure)),
             },
+        }
+    }
+
+    /// What stands for a measure that is masked everywhere; none when it is not. Rollups answer no one from whom
+    /// values are hidden.
+    fn measure_mask(&self, measure: &Measure) -> Option<String> {
+        let member = MemberId::Measure(measure.id);
+        if !self.query.masks.iter().any(|(masked, unmasked)| *masked == member && *unmasked == Unmasked::Never) {
+            return None;
+        }
+        let data_type = measure.kind.data_type();
+        let is_sql = matches!(measure.mask, Some(Mask::Sql(_)));
+        match self.base {
+            Base::Stored(_) => None,
+            Base::Groups { leaves, .. } if is_sql => {
+                // Groups hold the mask where it was written in the measure's place; elsewhere there are no rows for it.
+                let plain = matches!(measure.kind, MeasureKind::Aggregate { .. }) && measure.rolling.is_none();
+                let written = leaves.get(&measure.id).filter(|_| plain && measure.stage.is_none()).cloned();
+                Some(written.unwrap_or_else(|| self.mask(measure.id.cube, None, data_type)))
+            }
+            // An aggregate cannot be shown for one row.
+            Base::Rows { .. } if is_sql && self.query.ungrouped => Some(self.mask(measure.id.cube, None, data_type)),
+            Base::Rows { .. } if !is_sql && !self.query.ungrouped && self.query.group_columns().is_empty() => {
+                let mask = self.mask(measure.id.cube, measure.mask.as_ref(), data_type);
+                // An aggregate, so that all rows make one.
+                Some(format!("COALESCE(max({mask}), {mask})"))
+            }
+            Base::Groups { .. } | Base::Rows { .. } => {
+                Some(self.mask(measure.id.cube, measure.mask.as_ref(), data_type))
+            }
         }
     }
 
@@ -312,8 +363,8 @@ impl Scope<'_> {
     /// A measure's value for one row of an ungrouped query (`data-model.md` §22.1).
     pub(super) fn row_value(&self, id: MeasureId) -> String {
         let measure = self.model.measure(id);
-        if let Some(Unmasked::Never) = self.unmasked(MemberId::Measure(id)) {
-            return self.mask(id.cube, measure.mask.as_ref(), measure.kind.data_type());
+        if let Some(mask) = self.measure_mask(measure) {
+            return mask;
         }
         match &measure.kind {
             MeasureKind::Aggregate { agg: AggKind::Count, sql: None } => {
@@ -385,7 +436,8 @@ impl Scope<'_> {
 
     /// The primary key as one value: the column, or the columns as text.
     fn key_text(&self, cube: CubeId) -> Option<String> {
-        let parts: Vec<String> = self.model.cube(cube).primary_key().map(|d| self.raw_dimension(d.id)).collect();
+        let key = |scope: &Scope<'_>| self.model.cube(cube).primary_key().map(|d| scope.raw_dimension(d.id)).collect();
+        let parts: Vec<String> = self.with_own_values(&key);
         match parts.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
@@ -420,11 +472,15 @@ impl Scope<'_> {
         format!("CASE WHEN {} THEN {sql} END", conditions.join(" AND "))
     }
 
-    /// Whether a row passes the filters of a measure; none when it has none.
+    /// Whether a row passes the filters and drill filters of a measure; none when it has none.
     pub(super) fn filters_of(&self, id: MeasureId) -> Option<String> {
-        let measure = self.model.measure(crate::query::members::resolve_measure(self.model, id));
-        let conditions: Vec<String> =
-            measure.filters.iter().map(|f| format!("({})", self.template(measure.id.cube, f))).collect();
+        let measure = self.model.measure(resolve_measure(self.model, id));
+        let hidden = |id: MeasureId| self.query.masks.iter().any(|(member, _)| *member == MemberId::Measure(id));
+        if hidden(id) || hidden(measure.id) {
+            return Some("FALSE".to_owned());
+        }
+        let filters = measure.filters.iter().chain(&measure.drill_filters);
+        let conditions: Vec<String> = filters.map(|f| format!("({})", self.template(measure.id.cube, f))).collect();
         (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 

@@ -177,11 +177,17 @@ fn quote_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// `ORDER BY`, `LIMIT`, `OFFSET` of a query.
+/// Equal, or both NULL. In parentheses: the engine's parser takes what follows for a part of the right side.
+fn same(left: &str, right: &str) -> String {
+    format!("({left} IS NOT DISTINCT FROM {right})")
+}
+
+/// `ORDER BY`, `LIMIT`, `OFFSET` of a query. One row needs no order.
 fn tail(query: &super::Query) -> String {
     use std::fmt::Write as _;
     let mut sql = String::new();
-    for (position, key) in query.order.iter().enumerate() {
+    let one_row = !query.ungrouped && query.group_columns().is_empty();
+    for (position, key) in query.order.iter().filter(|_| !one_row).enumerate() {
         sql.push_str(if position == 0 { " ORDER BY " } else { ", " });
         let direction = if key.descending { "DESC NULLS FIRST" } else { "ASC NULLS LAST" };
         let _ = write!(sql, "{} {direction}", key.column + 1);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::expr::{Base, Scope, sub_query_alias};
 use super::filter::{Tested, in_range, predicate};
 use super::stages::sub_query_sql;
-use super::{Literals, Statement, group_by, quote, tail};
+use super::{Literals, Statement, group_by, quote, same, tail};
 use crate::model::cube::CubeSource;
 use crate::model::{CubeId, DataType, DimensionId, JoinTree, MeasureId, Model};
 use crate::preagg::layout::{self, StateColumn};
@@ -200,7 +200,7 @@ fn combine(select: SourceSelect<'_>, parts: &[SubQuery], literals: &Literals) ->
     for (position, part) in parts.iter().enumerate() {
         let table = format!("({}) AS \"q_{position}\"", part.sql);
         let equal: Vec<String> =
-            groups.iter().map(|c| format!("(\"q_0\".{c} IS NOT DISTINCT FROM \"q_{position}\".{c})")).collect();
+            groups.iter().map(|c| same(&format!("\"q_0\".{c}"), &format!("\"q_{position}\".{c}"))).collect();
         match (position, equal.is_empty()) {
             (0, _) => sql.push_str(&table),
             (_, true) => sql.push_str(&format!(" CROSS JOIN {table}")),
@@ -220,7 +220,8 @@ fn keys_query(select: SourceSelect<'_>, keyed: &KeyedMeasures, outputs: &[Output
     let never = |_: CubeId| false;
     let scope = Scope { model, query, literals, base: Base::Rows { multiplied: &never } };
     let groups = query.group_columns();
-    let keys: Vec<String> = model.cube(keyed.cube).primary_key().map(|d| scope.raw_dimension(d.id)).collect();
+    let keys: Vec<String> = scope
+        .with_own_values(&|scope| model.cube(keyed.cube).primary_key().map(|d| scope.raw_dimension(d.id)).collect());
     let mut inner = group_list(&scope, &groups);
     inner.extend(keys.iter().enumerate().map(|(n, key)| format!("{key} AS \"key_{n}\"")));
     let mut columns: Vec<String> = groups
@@ -240,7 +241,7 @@ fn keys_query(select: SourceSelect<'_>, keyed: &KeyedMeasures, outputs: &[Output
         table_and_sub_queries(&scope, keyed.cube, &shape.sub_queries),
         on.join(" AND "),
         joins(&scope, &keyed.tree, &shape.sub_queries),
-        group_by(groups.len())
+        if query.ungrouped { String::new() } else { group_by(groups.len()) }
     )
 }
 
@@ -285,7 +286,8 @@ fn joins(scope: &Scope<'_>, tree: &JoinTree, sub_queries: &[SubQueryPlan]) -> St
     let mut sql = String::new();
     for edge in &tree.edges {
         let on = &scope.model.cube(edge.from).joins[edge.join].sql;
-        sql.push_str(&format!(" LEFT JOIN {} ON {}", table(scope, edge.to), scope.template(edge.from, on)));
+        let on = scope.with_own_values(&|scope| scope.template(edge.from, on));
+        sql.push_str(&format!(" LEFT JOIN {} ON {on}", table(scope, edge.to)));
         sql.push_str(&sub_query_joins(scope, Some(edge.to), sub_queries));
     }
     sql
@@ -304,8 +306,11 @@ fn sub_query_joins(scope: &Scope<'_>, cube: Option<CubeId>, sub_queries: &[SubQu
         let on = plan.keys.iter().map(|key| {
             let column = quote(&layout::dimension_column(scope.model, *key));
             let is_time = scope.model.dimension(*key).data_type == DataType::Time;
-            let own = if is_time { scope.local(*key) } else { scope.raw_dimension(*key) };
-            format!("({alias}.{column} IS NOT DISTINCT FROM {own})")
+            let own =
+                scope.with_own_values(&|scope| if is_time { scope.local(*key) } else { scope.raw_dimension(*key) });
+            // A primary key is never NULL; a row that a LEFT JOIN filled up has no value.
+            let column = format!("{alias}.{column}");
+            if cube.is_some() { format!("{column} = {own}") } else { same(&column, &own) }
         });
         let on: Vec<String> = on.collect();
         sql.push_str(&format!(" LEFT JOIN ({}) AS {alias} ON {}", sub_query_sql(scope, plan), on.join(" AND ")));
@@ -353,21 +358,22 @@ pub(super) fn condition(scope: &Scope<'_>, filter: &Filter<Column>) -> String {
     row_condition(scope, filter, &|id| tested_dimension(scope, id))
 }
 
-fn tested_dimension(scope: &Scope<'_>, id: DimensionId) -> Tested {
-    tested_sql(scope, id, scope.dimension(id))
+/// The rows that someone may see do not move with the times of a question.
+fn tested_raw(scope: &Scope<'_>, id: DimensionId) -> Tested {
+    tested_sql(scope, id, scope.with_own_values(&|scope| scope.raw_dimension(id)))
 }
 
-fn tested_raw(scope: &Scope<'_>, id: DimensionId) -> Tested {
-    tested_sql(scope, id, scope.raw_dimension(id))
+fn tested_dimension(scope: &Scope<'_>, id: DimensionId) -> Tested {
+    if scope.model.dimension(id).data_type == DataType::Time && scope.is_shifted(id) {
+        let local = scope.local(id);
+        return Tested { sql: local.clone(), time_sql: local, bound: Box::new(|local| local) };
+    }
+    tested_sql(scope, id, scope.dimension(id))
 }
 
 fn tested_sql(scope: &Scope<'_>, id: DimensionId, sql: String) -> Tested {
     let zone = scope.zone();
     let is_time = scope.model.dimension(id).data_type == DataType::Time;
-    if is_time && scope.is_shifted(id) {
-        let local = scope.local(id);
-        return Tested { sql: local.clone(), time_sql: local, bound: Box::new(|local| local) };
-    }
     // Values of a time member are instants in UTC; bounds are wall clock of the query's zone.
     let time_sql = format!("utc_time({sql})");
     Tested {

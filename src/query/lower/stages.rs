@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::expr::{Base, Scope, aggregate, average, interval};
 use super::rollup::{RollupScan, rollup_sql};
 use super::source::{Output, SourceSelect, column_alias, condition, measure_filters, source_sql};
-use super::{Literal, Literals, Statement, group_by, quote, quote_text, tail};
+use super::{Literal, Literals, Statement, group_by, quote, quote_text, same, tail};
 use crate::model::stage::{Extent, WindowOffset};
 use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, PreaggId, RollingWindow};
 use crate::preagg::layout::{self, StateColumn};
@@ -207,10 +207,8 @@ impl Writer<'_, '_> {
                     columns.push(format!("{alias}.{column} AS {column}"));
                 }
             }
-            let equal: Vec<String> = names
-                .iter()
-                .map(|name| format!("({} IS NOT DISTINCT FROM {alias}.{name})", coalesced(name, position.max(1))))
-                .collect();
+            let equal: Vec<String> =
+                names.iter().map(|name| same(&coalesced(name, position.max(1)), &format!("{alias}.{name}"))).collect();
             from.push_str(&match (position, equal.is_empty()) {
                 (0, _) => format!("{table} AS {alias}"),
                 (_, true) => format!(" CROSS JOIN {table} AS {alias}"),
@@ -258,7 +256,7 @@ impl Writer<'_, '_> {
             .groups
             .iter()
             .map(|group| quote(&column_alias(self.model, *group)))
-            .map(|name| format!("(\"rows\".{name} IS NOT DISTINCT FROM \"values\".{name})"))
+            .map(|name| same(&format!("\"rows\".{name}"), &format!("\"values\".{name}")))
             .collect();
         let (columns, rows, values) = (columns.join(", "), cte(rows), cte(values));
         if on.is_empty() {

@@ -8,7 +8,7 @@ mod shape;
 mod stages;
 
 use crate::model::{DimensionId, DimensionKind, JoinTree, MeasureId, MemberId, Model, RollingWindow};
-use crate::query::members::visit_members;
+use crate::query::members::{visit_level, visit_members};
 use crate::query::{Column, Filter, OutputColumn, Query, QueryError};
 
 pub(in crate::query) use rolling::bins_of;
@@ -137,26 +137,13 @@ pub fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
     stages::plan(model, query)
 }
 
-/// The conditions of access policies on cubes whose rows the sub-query reads: they hold there too, whether or not
-/// the dimension takes over filters.
-fn policy_filters(model: &Model, outer: &Query, inner: &Query) -> Vec<Filter<Column>> {
-    let mut read = Vec::new();
-    let measures = inner.measures.iter().map(|id| MemberId::Measure(*id));
-    for member in measures.chain(inner.dimensions.iter().map(|id| MemberId::Dimension(*id))) {
-        visit_members(model, member, &mut |inner| read.push(inner.cube()));
+/// Whether one of the dimensions is, or is computed from, a member.
+fn reads_member(model: &Model, dimensions: &[DimensionId], member: MemberId) -> bool {
+    let mut reads = false;
+    for id in dimensions {
+        visit_members(model, MemberId::Dimension(*id), &mut |inner| reads |= inner == member);
     }
-    let holds_there = |filter: &&Filter<Column>| {
-        let members = members_of(filter);
-        let policy = members.iter().any(|column| matches!(column, Column::Raw(_)));
-        let mut there = true;
-        for column in members {
-            visit_members(model, column.member(), &mut |member| {
-                there &= model.cube(member.cube()).view().is_some() || read.contains(&member.cube());
-            });
-        }
-        policy && there && !inner.filters.contains(filter)
-    };
-    outer.filters.iter().filter(holds_there).cloned().collect()
+    reads
 }
 
 /// The plan of a sub-query dimension that `outer` uses.
@@ -184,7 +171,9 @@ pub(super) fn plan_sub_query(model: &Model, outer: &Query, dimension: DimensionI
         // The owner's rows come first: where it can be the root, rows without a match count too.
         join_hints: vec![vec![dimension.cube]],
         context: std::sync::Arc::clone(&outer.context),
-        masks: outer.masks.clone(),
+        // Its keys are compared, not shown.
+        masks: outer.masks.iter().filter(|(member, _)| !reads_member(model, &keys, *member)).cloned().collect(),
+        rules: outer.rules.clone(),
         denied: outer.denied,
         ..Query::default()
     };
@@ -201,7 +190,10 @@ pub(super) fn plan_sub_query(model: &Model, outer: &Query, dimension: DimensionI
         let ranges = ranges.filter(|time| plain(MemberId::Dimension(time.dimension)));
         inner.time_dimensions = ranges.map(|time| crate::query::TimeDimension { granularity: None, ..*time }).collect();
     }
-    let policies = policy_filters(model, outer, &inner);
-    inner.filters.extend(policies);
+    let mut read = Vec::new();
+    for member in shape::members(&inner) {
+        visit_level(model, member, &mut |found| read.push(found.cube()));
+    }
+    inner.filters.extend(outer.rules.iter().filter(|(cube, _)| read.contains(cube)).map(|(_, rule)| rule.clone()));
     Ok(SubQueryPlan { dimension, keys, plan: Box::new(plan(model, &inner)?) })
 }

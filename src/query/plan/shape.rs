@@ -6,7 +6,7 @@ use crate::model::{
     AggKind, CubeId, DimensionId, DimensionKind, Hint, JoinTree, MeasureId, MeasureKind, MemberId, Model,
 };
 use crate::query::members::{
-    collect_hints, collect_template, cubes_of, leaves, segment_members, templates, visit_members,
+    collect_hints, collect_template, cubes_of, leaves, resolve_measure, segment_members, templates, visit_members,
 };
 use crate::query::{Column, Filter, Query, QueryError};
 
@@ -75,6 +75,12 @@ pub fn hints(model: &Model, query: &Query) -> Vec<Hint> {
     let mut hints = query.join_hints.clone();
     for member in members(query) {
         collect_hints(model, member, &mut hints);
+    }
+    for column in query.filters.iter().flat_map(members_of) {
+        if let Column::FiltersOf(id) = column {
+            let measure = model.measure(resolve_measure(model, id));
+            measure.drill_filters.iter().for_each(|filter| collect_template(model, filter, &mut hints));
+        }
     }
     for shift in &query.shifts {
         if let Some(sql) = &shift.sql {

@@ -1,12 +1,18 @@
 //! Queries of several levels (`data-model.md` §19–21): each measure is computed where its kind asks for, as a relation
 //! over the query's groups; the relations are joined on the groups.
 
+use std::collections::HashMap;
+
 use super::rolling::rolling;
 use super::shape::{closed_tree, hints, members_of, shape};
 use super::{Leaf, Node, NodeKind, Plan, Stages};
 use crate::model::stage::{GrainMember, GrainRule, MultiStage, TimeShift};
-use crate::model::{DataType, DimensionId, DimensionKind, JoinTree, MeasureId, MeasureKind, MemberId, Model};
-use crate::query::members::{is_leaf, resolve_alias, resolve_measure, templates, visit_members};
+use crate::model::{
+    DataType, DimensionId, DimensionKind, Hint, JoinTree, MeasureId, MeasureKind, MemberId, Model, Part,
+};
+use crate::query::members::{
+    collect_hints, cubes_of, is_leaf, resolve_alias, resolve_measure, templates, visit_members,
+};
 use crate::query::{Column, Filter, OutputColumn, Query, QueryError, Shift};
 
 /// Most relations of one plan.
@@ -19,7 +25,7 @@ pub(super) fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
     let wanted = wanted(query);
     let mut units = Vec::new();
     wanted.iter().for_each(|id| collect_units(model, *id, &mut units));
-    let mut planner = Planner { model, nodes: Vec::new(), depth: 0 };
+    let mut planner = Planner { model, nodes: Vec::new(), depth: 0, paths: HashMap::new() };
     let plain = units.iter().all(|unit| is_plain(model, *unit)) && switches(model, query).is_empty();
     if plain {
         let joined = shape(model, query);
@@ -40,7 +46,32 @@ pub(super) fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
         return Err(QueryError::Model(text.to_owned()));
     }
     let root = planner.evaluate(&bare(query), &wanted)?;
+    check_reached(model, query, &planner.nodes)?;
     Ok(Plan::Stages(Box::new(Stages { nodes: planner.nodes, root, query: query.clone() })))
+}
+
+/// A fact leaves out conditions on cubes that it does not reach; one that no level reaches is a fault of the query.
+fn check_reached(model: &Model, query: &Query, nodes: &[Node]) -> Result<(), QueryError> {
+    let filtered = query.filters.iter().flat_map(members_of).map(Column::member);
+    let segments = query.segments.iter().map(|id| MemberId::Segment(*id));
+    let times = query.time_dimensions.iter().filter(|time| time.range.is_some());
+    let times = times.map(|time| MemberId::Dimension(time.dimension));
+    for member in filtered.chain(segments).chain(times) {
+        if matches!(member, MemberId::Dimension(id) if is_switch(model, id)) {
+            continue;
+        }
+        let mut needed = Vec::new();
+        collect_hints(model, member, &mut needed);
+        let needed = cubes_of(&needed);
+        let reaches = |node: &Node| match &node.kind {
+            NodeKind::Leaf(leaf) => needed.iter().all(|cube| leaf.shape.tree.cubes().any(|joined| joined == *cube)),
+            _ => false,
+        };
+        if !nodes.iter().any(reaches) {
+            closed_tree(model, hints(model, query))?;
+        }
+    }
+    Ok(())
 }
 
 /// All measures that a query needs: selected or in conditions on groups.
@@ -81,6 +112,35 @@ fn collect_units(model: &Model, measure: MeasureId, units: &mut Vec<MeasureId>) 
     }
     for inner in measures_under(model, id) {
         collect_units(model, inner, units);
+    }
+}
+
+/// The join paths by which a measure leads to its units: those of a view's members, or written in the SQL of others.
+fn collect_paths(model: &Model, id: MeasureId, path: &[Hint], found: &mut HashMap<MeasureId, Vec<Hint>>) {
+    let measure = model.measure(id);
+    let own = measure.stage.is_some() || measure.rolling.is_some() || matches!(measure.kind, MeasureKind::Switch(_));
+    if own || is_leaf(model, id) {
+        let known = found.entry(id).or_default();
+        for hint in path {
+            if !known.contains(hint) {
+                known.push(hint.clone());
+            }
+        }
+        return;
+    }
+    for template in templates(model, MemberId::Measure(id)) {
+        let mut way = path.to_vec();
+        for part in &template.parts {
+            match part {
+                // It stands right before the member that it leads to.
+                Part::Path(hint) => way.push(hint.clone()),
+                Part::Member(MemberId::Measure(inner)) => {
+                    collect_paths(model, *inner, &way, found);
+                    way.truncate(path.len());
+                }
+                _ => way.truncate(path.len()),
+            }
+        }
     }
 }
 
@@ -129,6 +189,8 @@ pub(super) struct Planner<'a> {
     pub(super) model: &'a Model,
     pub(super) nodes: Vec<Node>,
     depth: usize,
+    /// Join paths that lead to measures computed one by one.
+    paths: HashMap<MeasureId, Vec<Hint>>,
 }
 
 impl Planner<'_> {
@@ -150,7 +212,10 @@ impl Planner<'_> {
             return Err(QueryError::Model(text));
         }
         let mut units = Vec::new();
-        wanted.iter().for_each(|id| collect_units(self.model, *id, &mut units));
+        for id in wanted {
+            collect_units(self.model, *id, &mut units);
+            collect_paths(self.model, *id, &[], &mut self.paths);
+        }
         let (plain, special): (Vec<MeasureId>, Vec<MeasureId>) =
             units.into_iter().partition(|unit| is_plain(self.model, *unit));
         let mut parts = Vec::new();
@@ -158,13 +223,14 @@ impl Planner<'_> {
             parts.extend(self.plain(ask, &plain)?);
         }
         for unit in special {
+            let along = self.along(ask, &[unit]);
             let part = match &self.model.measure(unit) {
                 measure if measure.stage.is_some() && !matches!(measure.kind, MeasureKind::Switch(_)) => {
-                    self.staged(ask, unit)?
+                    self.staged(&along, unit)?
                 }
-                measure if matches!(measure.kind, MeasureKind::Switch(_)) => self.switched(ask, unit)?,
+                measure if matches!(measure.kind, MeasureKind::Switch(_)) => self.switched(&along, unit)?,
                 _ => {
-                    let inner = without_switches(self.model, ask);
+                    let inner = without_switches(self.model, &along);
                     let part = rolling(self, &inner, unit)?;
                     self.cross(ask, part)
                 }
@@ -186,6 +252,17 @@ impl Planner<'_> {
             return Ok(joined);
         }
         Ok(self.push(groups, wanted.to_vec(), NodeKind::Evaluate(joined)))
+    }
+
+    /// The query with the join paths of some measures.
+    fn along(&self, ask: &Query, units: &[MeasureId]) -> Query {
+        let mut query = ask.clone();
+        for hint in units.iter().filter_map(|unit| self.paths.get(unit)).flatten() {
+            if !query.join_hints.contains(hint) {
+                query.join_hints.push(hint.clone());
+            }
+        }
+        query
     }
 
     /// A leaf measure whose SQL mixes columns with results of other levels cannot be computed.
@@ -238,7 +315,7 @@ impl Planner<'_> {
     }
 
     pub(super) fn leaf(&mut self, ask: &Query, units: &[MeasureId]) -> Result<usize, QueryError> {
-        let query = Query { measures: units.to_vec(), ..ask.clone() };
+        let query = Query { measures: units.to_vec(), ..self.along(ask, units) };
         let shape = shape(self.model, &query)?;
         let groups = query.group_columns();
         Ok(self.push(
@@ -253,7 +330,7 @@ impl Planner<'_> {
         let mut facts: Vec<(JoinTree, Query, Vec<MeasureId>)> = Vec::new();
         for unit in units {
             let query = self.reachable(ask, &[*unit])?;
-            let own = Query { measures: vec![*unit], ..query.clone() };
+            let own = Query { measures: vec![*unit], ..self.along(&query, &[*unit]) };
             let tree = closed_tree(self.model, hints(self.model, &own))?;
             match facts.iter_mut().find(|(known, asked, _)| *known == tree && *asked == query) {
                 Some((_, _, units)) => units.push(*unit),
@@ -265,11 +342,15 @@ impl Planner<'_> {
 
     /// The query without the conditions on cubes that the units' cubes do not reach.
     fn reachable(&self, ask: &Query, units: &[MeasureId]) -> Result<Query, QueryError> {
-        let mut kept = Query { measures: units.to_vec(), ..ask.clone() };
+        let mut kept = Query { measures: units.to_vec(), ..self.along(ask, units) };
         if closed_tree(self.model, hints(self.model, &kept)).is_ok() {
-            return Ok(Query { measures: Vec::new(), ..kept });
+            return Ok(Query { measures: Vec::new(), ..ask.clone() });
         }
-        let (filters, segments) = (std::mem::take(&mut kept.filters), std::mem::take(&mut kept.segments));
+        let (rules, filters) = std::mem::take(&mut kept.filters).into_iter().partition(is_rule);
+        // What an access policy demands is never left out.
+        kept.filters = rules;
+        let filters: Vec<Filter<Column>> = filters;
+        let segments = std::mem::take(&mut kept.segments);
         let times = std::mem::take(&mut kept.time_dimensions);
         kept.time_dimensions = times.iter().copied().filter(|time| time.granularity.is_some()).collect();
         closed_tree(self.model, hints(self.model, &kept))?;
@@ -292,7 +373,7 @@ impl Planner<'_> {
                 kept.segments.pop();
             }
         }
-        Ok(Query { measures: Vec::new(), ..kept })
+        Ok(Query { measures: Vec::new(), join_hints: ask.join_hints.clone(), ..kept })
     }
 
     /// Crosses a relation with the values of the switch dimensions that the query selects.
@@ -488,6 +569,12 @@ impl Planner<'_> {
     }
 }
 
+/// Whether a condition is one of an access policy.
+fn is_rule(filter: &Filter<Column>) -> bool {
+    let members = members_of(filter);
+    members.is_empty() || members.into_iter().any(|column| matches!(column, Column::Raw(_)))
+}
+
 /// The query without its switch dimensions and the conditions on them.
 fn without_switches(model: &Model, ask: &Query) -> Query {
     let mut query = ask.clone();
@@ -511,7 +598,8 @@ fn switch_filters(model: &Model, ask: &Query, switches: &[DimensionId]) -> Vec<F
                 MemberId::Measure(_) | MemberId::Segment(_) => false,
             })
     };
-    ask.filters.iter().filter(about).cloned().collect()
+    let nothing = ask.denied.then(|| Filter::Or(Vec::new()));
+    ask.filters.iter().filter(about).cloned().chain(nothing).collect()
 }
 
 /// The groups that a grain rule keeps.

@@ -1,0 +1,138 @@
+//! How cubes and members are defined, as `/v1/meta?extended` shows it: SQL as template literals, joins, rollups.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Item, Viewer};
+use crate::model::template::FilterColumn;
+use crate::model::{Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, Relationship, Template};
+
+impl Viewer<'_> {
+    /// Where the rows of a cube come from.
+    pub(super) fn put_source(&self, cube: &Cube, item: &mut Item) {
+        if let CubeSource::Query(sql) = &cube.source {
+            item.put("sql", self.sql(cube.id, sql));
+        }
+        item.put_given("extends", cube.extends.clone().map(Value::from));
+        item.put("fileName", json!(file_name(&cube.location.file)));
+        item.put_given("refreshKey", cube.refresh_every.map(|every| json!({ "every": duration_text(every) })));
+        item.put("joins", cube.joins.iter().map(|join| self.join(cube.id, join)).collect());
+        item.put("preAggregations", cube.preaggs.iter().map(|rollup| self.rollup(cube, rollup)).collect());
+    }
+
+    fn join(&self, owner: CubeId, join: &Join) -> Value {
+        let relationship = match join.relationship {
+            Relationship::OneToOne => "hasOne",
+            Relationship::OneToMany => "hasMany",
+            Relationship::ManyToOne => "belongsTo",
+        };
+        let name = &self.model.cube(join.to).name;
+        json!({"name": name, "sql": self.sql(owner, &join.sql), "relationship": relationship})
+    }
+
+    fn rollup(&self, cube: &Cube, rollup: &Preagg) -> Value {
+        let list = |members: Vec<MemberId>| -> Option<Value> {
+            let names: Vec<String> = members.into_iter().map(|member| self.reference(cube.id, member)).collect();
+            (!names.is_empty()).then(|| json!(format!("[{}]", names.join(", "))))
+        };
+        let mut item = Item::default();
+        item.put("name", json!(rollup.name));
+        item.put("type", json!("rollup"));
+        item.put("external", json!(rollup.external));
+        item.put_given("granularity", rollup.time.map(|time| json!(time.granularity.as_str())));
+        item.put_given("partitionGranularity", rollup.partition_granularity.map(|g| json!(g.as_str())));
+        item.put_given("refreshKey", rollup.refresh_every.map(|every| json!({ "every": duration_text(every) })));
+        if rollup.time.is_some() {
+            item.put("allowNonStrictDateRangeMatch", json!(true));
+        }
+        item.put("scheduledRefresh", json!(rollup.scheduled_refresh));
+        let time = rollup.time.map(|time| json!(self.reference(cube.id, MemberId::Dimension(time.dimension))));
+        item.put_given("timeDimensionReference", time);
+        item.put_given(
+            "dimensionReferences",
+            list(rollup.dimensions.iter().copied().map(MemberId::Dimension).collect()),
+        );
+        item.put_given("measureReferences", list(rollup.measures.iter().copied().map(MemberId::Measure).collect()));
+        item.put_given("segmentReferences", list(rollup.segments.iter().copied().map(MemberId::Segment).collect()));
+        // Functions, there; only that they are given shows.
+        item.put_given("refreshRangeStart", rollup.build_range_start.as_ref().map(|_| json!({})));
+        item.put_given("refreshRangeEnd", rollup.build_range_end.as_ref().map(|_| json!({})));
+        item.finish()
+    }
+
+    /// A member as its own cube's files would name it.
+    fn reference(&self, owner: CubeId, member: MemberId) -> String {
+        let path = self.model.path_of(member);
+        match path.split_once('.') {
+            Some((_, name)) if member.cube() == owner => name.to_owned(),
+            _ => path,
+        }
+    }
+
+    /// The source text of a fragment, as recorded: a template literal.
+    pub(super) fn sql(&self, owner: CubeId, template: &Template) -> Value {
+        let mut text = String::from("`");
+        for part in &template.parts {
+            match part {
+                Part::Text(sql) => text.push_str(sql),
+                Part::Cube(id) if *id == owner => text.push_str("${CUBE}"),
+                Part::Cube(id) => text.push_str(&format!("${{{}}}", self.model.cube(*id).name)),
+                Part::Member(member) => text.push_str(&format!("${{{}}}", self.reference(owner, *member))),
+                Part::Time(id, grain) => {
+                    let name = self.reference(owner, MemberId::Dimension(*id));
+                    let grain = self.model.dimension(*id).grain_name(*grain);
+                    text.push_str(&format!("${{{name}.{grain}}}"));
+                }
+                Part::Source(id) => text.push_str(&format!("${{{}.sql()}}", self.model.cube(*id).name)),
+                Part::Filters(params) => {
+                    for param in params {
+                        let column = match &param.column {
+                            FilterColumn::Column(sql) => format!("'{sql}'"),
+                            FilterColumn::Function(..) => "…".to_owned(),
+                        };
+                        let member = self.model.path_of(param.member);
+                        text.push_str(&format!("${{FILTER_PARAMS.{member}.filter({column})}}"));
+                    }
+                }
+                Part::Claim(claim) => text.push_str(&format!("${{SECURITY_CONTEXT.{}}}", claim.path.join("."))),
+                Part::Local(inner) => {
+                    let inner = self.sql(owner, inner);
+                    let inner = inner.as_str().unwrap_or_default().trim_matches('`');
+                    text.push_str(&format!("${{SQL_UTILS.convertTz(`{inner}`)}}"));
+                }
+                Part::Path(_) | Part::Parameter(_) => {}
+            }
+        }
+        text.push('`');
+        json!(text)
+    }
+}
+
+/// A path below the model folder.
+fn file_name(file: &Path) -> String {
+    let below = ["model", "schema"].iter().find_map(|folder| file.strip_prefix(folder).ok()).unwrap_or(file);
+    below.display().to_string()
+}
+
+/// `1 hour`, `90 second`: in the greatest unit that fits without a rest.
+fn duration_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    let fits = units.into_iter().find(|(length, _)| seconds >= *length && seconds.is_multiple_of(*length));
+    let (length, unit) = fits.unwrap_or((1, "second"));
+    format!("{} {unit}", seconds / length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_take_the_greatest_unit() {
+        assert_eq!(duration_text(Duration::from_secs(3600)), "1 hour");
+        assert_eq!(duration_text(Duration::from_secs(90)), "90 second");
+        assert_eq!(duration_text(Duration::ZERO), "0 second");
+    }
+}

@@ -76,7 +76,7 @@ pub(crate) fn second_opinion(task: &Value) -> Value {
     let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     let output = child.wait_with_output().expect("Python can be waited for");
     writer.join().expect("the writer does not panic").expect("Python reads its input");
-    assert!(output.status.success(), "the SQL of a case does not run");
+    assert!(output.status.success(), "the script fails");
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
@@ -97,7 +97,10 @@ fn rows_under(members: &[String], answer: &Value) -> Vec<Value> {
 }
 
 /// What differs in one case.
-fn check(server: &Server, case: &Value, opinion: &Value) -> Result<(), String> {
+pub(crate) fn check(server: &Server, case: &Value, opinion: &Value) -> Result<(), String> {
+    if let Some(error) = opinion["error"].as_str() {
+        return Err(format!("the SQL does not run: {error}"));
+    }
     let mut query = case["query"].clone();
     query["responseFormat"] = json!("compact");
     let reply = server.ask(&query);

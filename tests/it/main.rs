@@ -6,13 +6,16 @@
 mod answers;
 mod auth;
 mod cli;
+mod conformance;
 mod crash;
+mod differential;
 mod duckdb;
 mod errors;
 mod events;
 mod generate;
 mod jobs;
 mod languages;
+mod metadata;
 mod multi;
 mod property;
 mod readme;

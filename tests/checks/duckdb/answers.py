@@ -1,7 +1,8 @@
 """Answers SQL with DuckDB: a second opinion for tests/it/duckdb.rs.
 
 Reads {"projects": {name: folder}, "cases": [{"name", "project", "sql"}]} from standard input; every file
-`data/T.parquet` of a project is table T. Writes {case name: {"columns": [...], "rows": [[...]]}} to standard output.
+`data/T.parquet` of a project is table T. Writes {case name: {"columns": [...], "rows": [[...]]}} to standard output,
+{"error": "..."} for SQL that does not run.
 Numbers and times are written as texts, as the server writes them; null and booleans as JSON has them.
 """
 
@@ -47,8 +48,9 @@ def main():
             result = connections[case["project"]].execute(case["sql"])
             columns = [column[0] for column in result.description]
             rows = [[cell(value) for value in row] for row in result.fetchall()]
-        except Exception as error:
-            raise SystemExit(f"case {case['name']}: {error}") from error
+        except duckdb.Error as error:
+            answers[case["name"]] = {"error": str(error)}
+            continue
         answers[case["name"]] = {"columns": columns, "rows": rows}
     json.dump(answers, sys.stdout)
 

@@ -95,7 +95,7 @@ mod tests {
         let query = json!({"measures": ["orders.count"], "dimensions": [], "timeDimensions": [], "limit": 10,
             "timezone": "UTC", "filters": [], "rowLimit": 10, "cacheMode": "no-cache", "queryType": "regularQuery"});
         let expected = json!({"queryType": "regularQuery", "normalizedQueries": [query],
-            "queryOrder": [{}], "transformedQueries": [null], "pivotQuery": query});
+            "queryOrder": [{"orders.count": "desc"}], "transformedQueries": [null], "pivotQuery": query});
         assert_eq!(body, expected);
     }
 

@@ -155,6 +155,16 @@ fn facts(model: &Model, ask: &Ask, units: &[Member]) -> Result<Vec<Part>, Refusa
             None => groups.push((tree, ask, vec![unit.clone()])),
         }
     }
+    // A condition that no fact reaches cannot hold anywhere: the query is refused.
+    let kept = |shown: &dyn Fn(&Ask) -> Vec<String>| -> bool {
+        shown(ask).iter().all(|condition| groups.iter().any(|(_, kept, _)| shown(kept).contains(condition)))
+    };
+    let filters = |ask: &Ask| ask.filters.iter().map(|filter| format!("{filter:?}")).collect();
+    let segments = |ask: &Ask| ask.segments.iter().map(|segment| format!("{segment:?}")).collect();
+    let times = |ask: &Ask| ask.times.iter().map(|time| format!("{time:?}")).collect();
+    if !(kept(&filters) && kept(&segments) && kept(&times)) {
+        return Err(Refusal::NoPath);
+    }
     groups.into_iter().map(|(_, ask, units)| rows_part(model, &ask, &units)).collect()
 }
 

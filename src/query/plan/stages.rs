@@ -52,16 +52,19 @@ pub(super) fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
 
 /// A fact leaves out conditions on cubes that it does not reach; one that no level reaches is a fault of the query.
 fn check_reached(model: &Model, query: &Query, nodes: &[Node]) -> Result<(), QueryError> {
-    let filtered = query.filters.iter().flat_map(members_of).map(Column::member);
-    let segments = query.segments.iter().map(|id| MemberId::Segment(*id));
+    let filters = query.filters.iter().map(|filter| members_of(filter).into_iter().map(Column::member).collect());
+    let segments = query.segments.iter().map(|id| vec![MemberId::Segment(*id)]);
     let times = query.time_dimensions.iter().filter(|time| time.range.is_some());
-    let times = times.map(|time| MemberId::Dimension(time.dimension));
-    for member in filtered.chain(segments).chain(times) {
-        if matches!(member, MemberId::Dimension(id) if is_switch(model, id)) {
+    let times = times.map(|time| vec![MemberId::Dimension(time.dimension)]);
+    let conditions: Vec<Vec<MemberId>> = filters.chain(segments).chain(times).collect();
+    for members in conditions {
+        if members.iter().any(|member| matches!(member, MemberId::Dimension(id) if is_switch(model, *id))) {
             continue;
         }
         let mut needed = Vec::new();
-        collect_hints(model, member, &mut needed);
+        for member in members {
+            collect_hints(model, member, &mut needed);
+        }
         let needed = cubes_of(&needed);
         let reaches = |node: &Node| match &node.kind {
             NodeKind::Leaf(leaf) => needed.iter().all(|cube| leaf.shape.tree.cubes().any(|joined| joined == *cube)),

@@ -54,7 +54,7 @@ pub use cube::{
 pub use diagnostic::{Diagnostic, Severity};
 pub use front::CompileContext;
 pub use join::{Hint, Join, JoinEdge, JoinError, JoinTree, Relationship};
-pub use preagg::{Preagg, PreaggId, PreaggTime};
+pub use preagg::{Preagg, PreaggId, PreaggIndex, PreaggKind, PreaggTime};
 pub use stage::RollingWindow;
 pub use template::{Part, Template};
 pub use view::ViewGroup;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cube::{CubeId, DimensionId, Location, MeasureId, SegmentId};
+use super::cube::{CubeId, DimensionId, Grain, Location, MeasureId, SegmentId};
 use crate::time::Granularity;
 
 /// Names a rollup definition of one [`super::Model`].
@@ -14,13 +14,15 @@ pub struct PreaggId {
     pub index: u32,
 }
 
-/// A `pre_aggregations` entry of type `rollup`.
+/// A `pre_aggregations` entry.
 #[derive(Debug)]
 pub struct Preagg {
     /// Its id in the model.
     pub id: PreaggId,
     /// Name within the cube.
     pub name: String,
+    /// What it is made of, and whether it has partitions of its own.
+    pub kind: PreaggKind,
     /// Join paths that its members are written with.
     pub paths: Vec<super::join::Hint>,
     /// Stored measures; of any cube that joins.
@@ -29,8 +31,10 @@ pub struct Preagg {
     pub dimensions: Vec<DimensionId>,
     /// Stored segments, as boolean columns.
     pub segments: Vec<SegmentId>,
-    /// The stored time dimension, if any.
+    /// The stored time dimension, if any; it decides partitions and build range.
     pub time: Option<PreaggTime>,
+    /// The further entries of `time_dimensions`.
+    pub more_times: Vec<PreaggTime>,
     /// One partition a bucket of this granularity; one in all when absent or without time dimension.
     pub partition_granularity: Option<Granularity>,
     /// SQL that gives the first instant to build; the least time of the data when absent.
@@ -41,6 +45,12 @@ pub struct Preagg {
     pub refresh_every: Option<Duration>,
     /// Whether the scheduler builds it.
     pub scheduled_refresh: bool,
+    /// `allow_non_strict_date_range_match: false`.
+    pub strict: bool,
+    /// Whether it is built from the rows of its cube's `original_sql` table.
+    pub use_original_sql: bool,
+    /// Sort orders to keep, strongest column first; the first one is that of the files.
+    pub indexes: Vec<PreaggIndex>,
     /// What answers say of where it is kept (`external`); Quarry keeps all rollups in its own store.
     pub external: bool,
     /// Where it is defined.
@@ -48,6 +58,11 @@ pub struct Preagg {
 }
 
 impl Preagg {
+    /// Whether it is stored in partitions of its own, so that it can be built.
+    pub fn is_stored(&self) -> bool {
+        matches!(self.kind, PreaggKind::Rollup | PreaggKind::OriginalSql)
+    }
+
     /// Whether a stored bucket may lie in two partitions, with a row in each: weeks in months. Such rows
     /// bear a time before their partition's start.
     pub fn straddles(&self) -> bool {
@@ -58,11 +73,45 @@ impl Preagg {
     }
 }
 
-/// The time dimension of a rollup.
+/// What a pre-aggregation is made of (`pre-aggregations.md` §2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PreaggKind {
+    /// A stored aggregate.
+    Rollup,
+    /// The stored rows of its cube's own SQL.
+    OriginalSql,
+    /// Rollups joined when they are asked; has no partitions of its own.
+    Join {
+        /// What is joined, in the order given.
+        rollups: Vec<PreaggId>,
+    },
+    /// Rollups put one after the other in time; has no partitions of its own.
+    Lambda {
+        /// Earlier ones win where several cover a bucket.
+        rollups: Vec<PreaggId>,
+        /// Whether the source answers for time after the last covered instant.
+        union_with_source: bool,
+    },
+}
+
+/// A declared index: an order that rows are sorted by (`pre-aggregations.md` §2.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreaggIndex {
+    /// Its name.
+    pub name: String,
+    /// Stored columns, strongest first.
+    pub columns: Vec<String>,
+    /// `type: aggregate`: only these columns and the additive measures, grouped.
+    pub aggregate: bool,
+}
+
+/// A time dimension of a rollup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreaggTime {
     /// The dimension.
     pub dimension: DimensionId,
     /// Its values are truncated to this.
+    pub grain: Grain,
+    /// The standard granularity of its buckets; of a custom one, the coarsest whose buckets make these up.
     pub granularity: Granularity,
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Model;
-use super::cube::{Cube, CubeId, DataType, DimensionId, DimensionKind, MeasureId, MemberId, SegmentId};
+use super::cube::{Cube, CubeId, DataType, DimensionId, DimensionKind, Grain, MeasureId, MemberId, SegmentId};
 use super::fields::{Place, Report, Text};
 use super::graph::Graph;
 use super::join::Hint;
-use super::preagg::{Preagg, PreaggId, PreaggTime};
+use super::preagg::{Preagg, PreaggId, PreaggKind, PreaggTime};
 use super::raw::{About, RawCube};
 use super::raw_rollup::{RawRefresh, RollupBody};
 use super::symbols::{Reference, Symbols, Target, did_you_mean, report_unresolved};
@@ -75,17 +75,22 @@ impl RollupBuilder<'_> {
         Some(Preagg {
             id,
             name: about.name.clone(),
+            kind: PreaggKind::Rollup,
             paths: stored.paths,
             measures: stored.measures,
             dimensions: stored.dimensions,
             segments: stored.segments,
             time,
+            more_times: Vec::new(),
             partition_granularity,
             build_range_start: start,
             build_range_end: end,
             refresh_every: self.refresh_every(id.cube, body),
             scheduled_refresh: body.scheduled_refresh,
             external: body.external,
+            strict: false,
+            use_original_sql: false,
+            indexes: Vec::new(),
             location: place.location(about.mark),
         })
     }
@@ -206,7 +211,7 @@ impl RollupBuilder<'_> {
             report.error(place, granularity.mark, message).hint = hint;
             return None;
         };
-        Some(Some(PreaggTime { dimension, granularity: parsed }))
+        Some(Some(PreaggTime { dimension, grain: Grain::Standard(parsed), granularity: parsed }))
     }
 }
 

@@ -7,8 +7,9 @@ use crate::model::cube::Shown;
 use crate::model::granularity::{CustomGranularity, GranularityKind, Written};
 use crate::model::stage::{Extent, RollingWindow, WindowOffset};
 use crate::model::{
-    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure, MeasureId,
-    MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggTime, Segment, SegmentId, Template,
+    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Grain, Location, Measure,
+    MeasureId, MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggKind, PreaggTime, Segment, SegmentId,
+    Template,
 };
 use crate::time::{Granularity, Interval};
 
@@ -144,16 +145,25 @@ fn rollup(cube: CubeId) -> Preagg {
     Preagg {
         id: PreaggId { cube, index: 0 },
         name: "main".to_owned(),
+        kind: PreaggKind::Rollup,
         measures: vec![MeasureId { cube, index: 0 }],
         dimensions: vec![DimensionId { cube, index: 1 }],
         segments: Vec::new(),
         paths: Vec::new(),
-        time: Some(PreaggTime { dimension: DimensionId { cube, index: 2 }, granularity: Granularity::Day }),
+        time: Some(PreaggTime {
+            dimension: DimensionId { cube, index: 2 },
+            grain: Grain::Standard(Granularity::Day),
+            granularity: Granularity::Day,
+        }),
+        more_times: Vec::new(),
         partition_granularity: Some(Granularity::Month),
         build_range_start: None,
         build_range_end: None,
         refresh_every: Some(std::time::Duration::from_secs(3600)),
         scheduled_refresh: true,
+        strict: false,
+        use_original_sql: false,
+        indexes: Vec::new(),
         external: true,
         location: location(),
     }

@@ -51,6 +51,8 @@ pub struct Config {
     pub rollup_only: bool,
     /// `CUBEJS_REFRESH_WORKER`; in development mode on by default.
     pub refresh_worker: bool,
+    /// `CUBEJS_SCHEDULED_REFRESH_DEFAULT`: whether rollups that do not say are refreshed by the scheduler.
+    pub scheduled_refresh: bool,
     /// `CUBEJS_SCHEDULED_REFRESH_TIMEZONES`, or UTC.
     pub refresh_zones: Vec<Zone>,
     /// `CUBEJS_REFRESH_WORKER_CONCURRENCY`, or the number of cores.
@@ -232,6 +234,7 @@ impl Config {
             max_queries: read.number("QUARRY_MAX_QUERIES", 100, 1..=10_000),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
             refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", dev_mode),
+            scheduled_refresh: read.boolean("CUBEJS_SCHEDULED_REFRESH_DEFAULT", true),
             refresh_zones: read.zones("CUBEJS_SCHEDULED_REFRESH_TIMEZONES"),
             refresh_workers: read.number("CUBEJS_REFRESH_WORKER_CONCURRENCY", cores, 1..=1024),
             max_partitions: read.number("CUBEJS_MAX_PARTITIONS_PER_CUBE", 10_000, 1..=1_000_000),
@@ -254,7 +257,11 @@ impl Config {
 
     /// What model files may ask while they are compiled.
     pub fn compile_context(&self) -> CompileContext {
-        CompileContext { env: self.variables.clone(), ..CompileContext::default() }
+        CompileContext {
+            env: self.variables.clone(),
+            scheduled_refresh: self.scheduled_refresh,
+            ..CompileContext::default()
+        }
     }
 }
 

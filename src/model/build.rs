@@ -6,7 +6,6 @@ use super::fields::{Place, Report, Text};
 use super::join::Join;
 use super::raw::{RawCube, RawJoin, RawSource};
 use super::raw_member::{RawHierarchy, RawSegment};
-use super::raw_rollup::RawRefresh;
 use super::references::{Resolved, member_of};
 use super::symbols::{Reference, Symbols, Target, Unresolved, report_unresolved};
 use super::template::{Part, Template};
@@ -63,10 +62,7 @@ impl Builder<'_> {
             meta: about.meta.clone(),
             data_source: raw.data_source.clone().unwrap_or_else(|| "default".to_owned()),
             extends: raw.extends.as_ref().and_then(parent_name),
-            refresh_every: match raw.refresh {
-                RawRefresh::Every(duration) => Some(duration),
-                RawRefresh::Absent | RawRefresh::Unsupported => None,
-            },
+            refresh_key: raw.refresh.resolve(id, self.symbols, &about.place, report),
             source: self.source(id, raw, report),
             calendar: raw.calendar.unwrap_or(false),
             joins: self.joins(id, raw, report),

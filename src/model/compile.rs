@@ -66,6 +66,7 @@ fn compile(
     let mut anonymous: Vec<RawCube> = Vec::new();
     let mut groups: Vec<RawViewGroup> = Vec::new();
     report.context = context.security_context.clone();
+    report.unscheduled = !context.scheduled_refresh;
     let mut unread = report.doubt_all;
     let documents = front::read(files, root, context, &mut report);
     let version = version(files, &documents);
@@ -321,11 +322,7 @@ d.yml:1:7: error: 'x' is not defined";
             "warning: orders: 'rewrite_queries' has no effect in this version",
         );
         check_one(&shop("", "", "sql_alias: o\nhierarchies: []\ncalendar: true"), "");
-        check_one(
-            &shop("", "", "refresh_key: {immutable: true}"),
-            "warning: orders: 'refresh_key.immutable' is not followed by this version; rollups that rely on it are \
-             not refreshed by age | write 'every: 1 hour' or the like",
-        );
+        check_one(&shop("", "", "refresh_key: {immutable: true}"), "");
     }
 
     #[test]

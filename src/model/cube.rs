@@ -1,12 +1,12 @@
 //! Cubes and their members, as compiled: references resolved, kinds known, titles generated.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::granularity::{CustomGranularity, GranularityKind};
 use super::join::Join;
 use super::policy::{Mask, Policy};
 use super::preagg::Preagg;
+use super::refresh_key::RefreshKey;
 use super::stage::{MultiStage, RankOrder, RollingWindow, TimeShift};
 use super::template::Template;
 use super::view::View;
@@ -102,8 +102,8 @@ pub struct Cube {
     pub data_source: String,
     /// The cube or view that it inherits from, where that has a name; metadata only.
     pub extends: Option<String>,
-    /// Age after which its data are stale, where `refresh_key` gives one.
-    pub refresh_every: Option<Duration>,
+    /// What tells that its data have changed.
+    pub refresh_key: Option<RefreshKey>,
     /// What stands after FROM, or what a view imports.
     pub source: CubeSource,
     /// Whether it describes a calendar: its time dimensions may define granularities and shifts by SQL.

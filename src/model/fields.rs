@@ -56,6 +56,8 @@ pub(super) struct Report {
     pub(super) doubt_all: bool,
     /// `COMPILE_CONTEXT.securityContext`.
     pub(super) context: serde_json::Value,
+    /// Rollups that do not say are not refreshed by the scheduler.
+    pub(super) unscheduled: bool,
 }
 
 impl Report {

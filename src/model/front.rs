@@ -21,11 +21,13 @@ pub struct CompileContext {
     pub security_context: Json,
     /// What `env_var` and `process.env` read.
     pub env: BTreeMap<String, String>,
+    /// Whether the scheduler refreshes rollups that do not say.
+    pub scheduled_refresh: bool,
 }
 
 impl Default for CompileContext {
     fn default() -> Self {
-        Self { security_context: Json::Object(serde_json::Map::new()), env: BTreeMap::new() }
+        Self { security_context: Json::Object(serde_json::Map::new()), env: BTreeMap::new(), scheduled_refresh: true }
     }
 }
 
@@ -190,6 +192,7 @@ mod tests {
 
     fn context() -> CompileContext {
         CompileContext {
+            scheduled_refresh: true,
             security_context: json!({"admin": true}),
             env: [("SCHEMA".to_owned(), "shop".to_owned())].into(),
         }
@@ -442,7 +445,8 @@ mod tests {
 
     #[test]
     fn memory_without_end_is_told_of() {
-        let (_, report) = read_all(&[("model/m.js", "const a = [];\nfor (;;) a.push(new Array(100).fill(a.length));")]);
+        let (_, report) =
+            read_all(&[("model/m.js", "const a = [];\nfor (;;) a.push(new Array(10000).fill(a.length));")]);
         let told = render(&report.diagnostics);
         assert!(told.starts_with("model/m.js:2:"), "told: {told}");
         assert!(told.contains("uses more than 32 MB of memory\n    hint: "), "{told}");

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::fields::{Report, Text};
 use super::raw::{About, RawCube};
-use super::raw_rollup::RawRefresh;
+use super::raw_refresh::RawRefresh;
 use super::raw_view::RawView;
 use crate::names::nearest;
 
@@ -126,8 +126,8 @@ impl Heir for RawCube {
         inherit(&mut self.data_source, &parent.data_source);
         inherit(&mut self.source, &parent.source);
         inherit(&mut self.calendar, &parent.calendar);
-        if self.refresh == RawRefresh::Absent {
-            self.refresh = parent.refresh;
+        if matches!(self.refresh, RawRefresh::Absent) {
+            self.refresh = parent.refresh.clone();
         }
         self.parent_unknown |= parent.parent_unknown;
         self.joins_broken |= parent.joins_broken;

@@ -1,8 +1,7 @@
 //! Rollup definitions (`pre-aggregations.md` §2).
 
-use std::time::Duration;
-
 use super::cube::{CubeId, DimensionId, Grain, Location, MeasureId, SegmentId};
+use super::refresh_key::RefreshKey;
 use crate::time::Granularity;
 
 /// Names a rollup definition of one [`super::Model`].
@@ -41,8 +40,8 @@ pub struct Preagg {
     pub build_range_start: Option<String>,
     /// SQL that gives the last instant to build; the greatest time of the data when absent.
     pub build_range_end: Option<String>,
-    /// Age after which a partition is stale; the cube's when the rollup has none.
-    pub refresh_every: Option<Duration>,
+    /// What tells that its data have changed; its cubes' keys when it has none.
+    pub refresh_key: Option<RefreshKey>,
     /// Whether the scheduler builds it.
     pub scheduled_refresh: bool,
     /// `allow_non_strict_date_range_match: false`.

@@ -1,10 +1,8 @@
-//! Pre-aggregations and refresh keys as they are written (`pre-aggregations.md` §2).
-
-use std::time::Duration;
+//! Pre-aggregations as they are written (`pre-aggregations.md` §2).
 
 use super::fields::{Fields, Place, Report, Text, snake_case, without_references};
 use super::raw::{About, read_about, warn_ignored};
-use super::yaml::{Mark, Value};
+use super::raw_refresh::{RawRefresh, read_refresh_key};
 use crate::names::nearest;
 
 const ROLLUP_KEYS: [&str; 31] = [
@@ -74,17 +72,6 @@ pub(super) struct RollupBody {
     pub(super) external: bool,
 }
 
-/// A `refresh_key`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RawRefresh {
-    /// None given.
-    Absent,
-    /// Given in a form that this version does not follow.
-    Unsupported,
-    /// `every`.
-    Every(Duration),
-}
-
 pub(super) fn read_rollup(mut fields: Fields, cube: &Place, report: &mut Report) -> RawRollup {
     let about = read_about(&mut fields, "preAggregation", &ROLLUP_KEYS, cube, report);
     let body = read_body(&mut fields, &about, report);
@@ -125,7 +112,7 @@ fn read_body(fields: &mut Fields, about: &About, report: &mut Report) -> Option<
         build_range_start,
         build_range_end,
         refresh: read_refresh_key(fields, &path, false, place, report),
-        scheduled_refresh: fields.flag("scheduled_refresh", place, report).unwrap_or(true),
+        scheduled_refresh: fields.flag("scheduled_refresh", place, report).unwrap_or(!report.unscheduled),
         external: fields.flag("external", place, report).unwrap_or(true),
     })
 }
@@ -216,131 +203,4 @@ fn read_range(fields: &mut Fields, end: &str, place: &Place, report: &mut Report
     }
     let text = current.or(deprecated)?;
     Some(without_references(&text, &key, place, report))
-}
-
-/// Reads `refresh_key`. Forms that are not followed here are warned of. `path` names it in messages.
-pub(super) fn read_refresh_key(
-    fields: &mut Fields,
-    path: &str,
-    of_cube: bool,
-    place: &Place,
-    report: &mut Report,
-) -> RawRefresh {
-    let Some(mark) = fields.mark_of("refresh_key") else { return RawRefresh::Absent };
-    let Some(mut key) = fields.map("refresh_key", place, report) else { return RawRefresh::Unsupported };
-    let known: &[&str] = if of_cube {
-        &["every", "sql", "timezone", "incremental", "update_window", "immutable"]
-    } else {
-        &["every", "sql", "timezone", "incremental", "update_window"]
-    };
-    key.check_keys(known, place, report);
-    let every = key.text("every", place, report).map(|every| parse_every(&every, path, place, report));
-    for form in ["sql", "immutable"] {
-        if let Some(at) = key.mark_of(form)
-            && key.take(form).is_some_and(|node| !is_false(&node.value))
-        {
-            unfollowed(&format!("'refresh_key.{form}'"), at, place, report);
-            return RawRefresh::Unsupported;
-        }
-    }
-    for option in ["incremental", "update_window", "timezone"] {
-        if let Some(at) = key.mark_of(option)
-            && key.take(option).is_some_and(|node| !is_false(&node.value))
-        {
-            let message = format!("'refresh_key.{option}' has no effect in this version");
-            let hint =
-                (option == "incremental").then(|| "every partition is refreshed, not the latest only".to_owned());
-            report.warn(place, at, message).hint = hint;
-        }
-    }
-    every.unwrap_or_else(|| {
-        report.error(place, mark, format!("({path}.every) is required")).hint =
-            Some("for example 'every: 1 hour'".to_owned());
-        RawRefresh::Unsupported
-    })
-}
-
-fn is_false(value: &Value) -> bool {
-    matches!(value, Value::Scalar(scalar) if scalar.text == "false")
-}
-
-fn unfollowed(what: &str, mark: Mark, place: &Place, report: &mut Report) {
-    let message = format!("{what} is not followed by this version; rollups that rely on it are not refreshed by age");
-    report.warn(place, mark, message).hint = Some("write 'every: 1 hour' or the like".to_owned());
-}
-
-fn parse_every(every: &Text, path: &str, place: &Place, report: &mut Report) -> RawRefresh {
-    if let Some(duration) = parse_interval(&every.text) {
-        return RawRefresh::Every(duration);
-    }
-    if looks_like_cron(&every.text) {
-        unfollowed("a cron expression in 'refresh_key.every'", every.mark, place, report);
-    } else {
-        let message = format!(
-            "({path}.every = {}) does not match regexp: /^(\\d+) (second|minute|hour|day|week)s?$/",
-            every.text
-        );
-        report.error(place, every.mark, message).hint = Some("for example '30 minutes' or '1 day'".to_owned());
-    }
-    RawRefresh::Unsupported
-}
-
-/// `^\d+ (second|minute|hour|day|week)s?$`.
-fn parse_interval(text: &str) -> Option<Duration> {
-    let (count, unit) = text.split_once(' ')?;
-    let seconds: u64 = match unit.strip_suffix('s').unwrap_or(unit) {
-        "second" => 1,
-        "minute" => 60,
-        "hour" => 3_600,
-        "day" => 86_400,
-        "week" => 604_800,
-        _ => return None,
-    };
-    if !count.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    count.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
-}
-
-/// Five or six fields of digits, `*`, `/`, `,`, `-` and names.
-fn looks_like_cron(text: &str) -> bool {
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    matches!(fields.len(), 5 | 6)
-        && fields.iter().all(|field| field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-?#".contains(c)))
-        && fields[0].starts_with(|c: char| c.is_ascii_digit() || c == '*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_are_a_count_and_a_unit() {
-        for (text, seconds) in [
-            ("1 second", Some(1)),
-            ("30 minutes", Some(1_800)),
-            ("1 hour", Some(3_600)),
-            ("2 day", Some(172_800)),
-            ("1 weeks", Some(604_800)),
-            ("1 month", None),
-            ("1  hour", None),
-            (" 1 hour", None),
-            ("+1 hour", None),
-            ("-1 hour", None),
-            ("hour", None),
-            ("1 hourss", None),
-            ("99999999999999999999 weeks", None),
-            ("18446744073709551615 weeks", None),
-        ] {
-            assert_eq!(parse_interval(text), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
-
-    #[test]
-    fn cron_expressions_are_told_from_typing_errors() {
-        assert!(looks_like_cron("0 8 * * *"));
-        assert!(looks_like_cron("*/5 0 8 * * MON-FRI"));
-        assert!(!looks_like_cron("1 hour"));
-        assert!(!looks_like_cron("every day at 8 o'clock"));
-    }
 }

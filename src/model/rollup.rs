@@ -1,15 +1,15 @@
 //! Raw rollups → rollup definitions: members resolved, what can be stored checked (`pre-aggregations.md` §2).
 
-use std::time::Duration;
-
 use super::Model;
 use super::cube::{Cube, CubeId, DataType, DimensionId, DimensionKind, Grain, MeasureId, MemberId, SegmentId};
 use super::fields::{Place, Report, Text};
 use super::graph::Graph;
-use super::join::Hint;
+use super::join::{Hint, JoinTree};
 use super::preagg::{Preagg, PreaggId, PreaggKind, PreaggTime};
 use super::raw::{About, RawCube};
-use super::raw_rollup::{RawRefresh, RollupBody};
+use super::raw_refresh::RawRefresh;
+use super::raw_rollup::RollupBody;
+use super::refresh_key::{RefreshKey, applied_keys};
 use super::symbols::{Reference, Symbols, Target, did_you_mean, report_unresolved};
 use crate::names::nearest;
 use crate::time::Granularity;
@@ -85,7 +85,7 @@ impl RollupBuilder<'_> {
             partition_granularity,
             build_range_start: start,
             build_range_end: end,
-            refresh_every: self.refresh_every(id.cube, body),
+            refresh_key: self.refresh_key(id.cube, about, &body.refresh, partition_granularity.is_some(), report),
             scheduled_refresh: body.scheduled_refresh,
             external: body.external,
             strict: false,
@@ -95,11 +95,28 @@ impl RollupBuilder<'_> {
         })
     }
 
-    fn refresh_every(&self, cube: CubeId, body: &RollupBody) -> Option<Duration> {
-        match (body.refresh, self.raw[cube.index()].refresh) {
-            (RawRefresh::Every(every), _) | (RawRefresh::Absent, RawRefresh::Every(every)) => Some(every),
-            (RawRefresh::Absent | RawRefresh::Unsupported, _) => None,
+    /// The rollup's own key.
+    fn refresh_key(
+        &self,
+        owner: CubeId,
+        about: &About,
+        raw: &RawRefresh,
+        partitioned: bool,
+        report: &mut Report,
+    ) -> Option<RefreshKey> {
+        if let RawRefresh::Time { key, mark } = raw
+            && key.incremental
+            && !partitioned
+        {
+            let message = format!(
+                "Incremental refresh key can only be used for partitioned pre-aggregations but set for non-partitioned \
+                 '{}.{}'",
+                self.cubes[owner.index()].name,
+                about.name
+            );
+            report.error(&about.place, *mark, message);
         }
+        raw.resolve(owner, self.symbols, &about.place, report)
     }
 
     /// Resolves a list of members of one kind. What cannot be stored is reported.
@@ -315,6 +332,7 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
                     continue;
                 }
             };
+            warn_of_keyless_cubes(model, preagg, &tree, about, report);
             let mut sources: Vec<&str> = tree.cubes().map(|id| model.cube(id).data_source.as_str()).collect();
             sources.sort_unstable();
             sources.dedup();
@@ -324,6 +342,17 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
             }
         }
     }
+}
+
+/// A cube without a key beside cubes with keys lets the rollup be rebuilt all the time (trap T11).
+fn warn_of_keyless_cubes(model: &Model, preagg: &Preagg, tree: &JoinTree, about: &About, report: &mut Report) {
+    let cubes: Vec<CubeId> = tree.cubes().collect();
+    applied_keys(model, preagg, &cubes, &mut |cube| {
+        let name = &model.cube(cube).name;
+        let message = format!("it is refreshed every 10 seconds, because the cube '{name}' has no refresh_key");
+        report.warn(&about.place, about.mark, message).hint =
+            Some(format!("give a refresh_key to '{name}' or to this pre-aggregation"));
+    });
 }
 
 #[cfg(test)]
@@ -369,17 +398,27 @@ mod tests {
     }
 
     #[test]
-    fn refresh_falls_back_to_the_cubes() {
-        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
-        assert_eq!(rollup(TIMED, "").refresh_every, None);
-        assert_eq!(rollup(TIMED, "refresh_key: {every: 2 hours}").refresh_every, hours(2));
-        let own = format!("{TIMED}, refresh_key: {{every: 1 day}}, scheduled_refresh: false");
-        assert_eq!(rollup(&own, "refresh_key: {every: 2 hours}").refresh_every, hours(24));
-        assert!(!rollup(&own, "").scheduled_refresh);
-        let sql = format!("{TIMED}, refresh_key: {{sql: SELECT 1}}");
-        assert_eq!(rollup(&sql, "refresh_key: {every: 2 hours}").refresh_every, None);
-        let incremental = format!("{TIMED}, refresh_key: {{every: 1 hour, incremental: true, update_window: 7 day}}");
-        assert_eq!(rollup(&incremental, "").refresh_every, hours(1));
+    fn whether_it_is_scheduled_is_said_or_set() {
+        assert!(rollup(TIMED, "").scheduled_refresh);
+        assert!(!rollup(&format!("{TIMED}, scheduled_refresh: false"), "").scheduled_refresh);
+        let compile = |entry: &str| {
+            let files = [(std::path::PathBuf::from("m.yml"), with_rollup(entry, ""))];
+            let context = crate::model::CompileContext { scheduled_refresh: false, ..Default::default() };
+            super::super::compile::compile_sources(&files, &context).expect("a sound model").model
+        };
+        let is_scheduled = |model: &Model| model.find_cube("orders").expect("orders").preaggs[0].scheduled_refresh;
+        assert!(!is_scheduled(&compile(TIMED)));
+        assert!(is_scheduled(&compile(&format!("{TIMED}, scheduled_refresh: true"))));
+    }
+
+    #[test]
+    fn a_keyless_cube_beside_keyed_ones_is_warned_of() {
+        let warning = "warning: orders.main: it is refreshed every 10 seconds, because the cube 'users' has no \
+                       refresh_key | give a refresh_key to 'users' or to this pre-aggregation";
+        let joined = "measures: [total], dimensions: [users.city]";
+        check_one(&with_rollup(joined, "refresh_key: {every: 1 day}"), warning);
+        check_one(&with_rollup(&format!("{joined}, refresh_key: {{every: 1 day}}"), "refresh_key: {every: 1 day}"), "");
+        check_one(&with_rollup(joined, ""), "");
     }
 
     #[test]
@@ -454,11 +493,6 @@ mod tests {
              use 'partition_granularity: month' or a coarser one",
         );
         check(
-            &format!("{TIMED}, refresh_key: {{every: 1 month}}"),
-            "error: orders.main: (preAggregations.main.refreshKey.every = 1 month) does not match regexp: \
-             /^(\\d+) (second|minute|hour|day|week)s?$/ | for example '30 minutes' or '1 day'",
-        );
-        check(
             "measures: [total], dimension_references: [status]",
             "error: orders.main: [timeDimensionReference, rollupReferences, measureReferences, dimensionReferences, \
              segmentReferences] are deprecated, please, use [timeDimension, timeDimensions, rollups, measures, \
@@ -489,11 +523,6 @@ mod tests {
         check(
             &format!("{TIMED}, build_range_start: {{sql: SELECT 1}}"),
             "warning: orders.main: the build range has no effect without 'partition_granularity'",
-        );
-        check(
-            &format!("{TIMED}, refresh_key: {{every: 0 8 * * *}}"),
-            "warning: orders.main: a cron expression in 'refresh_key.every' is not followed by this version; rollups \
-             that rely on it are not refreshed by age | write 'every: 1 hour' or the like",
         );
         check(&format!("{TIMED}, external: true, indexes: [{{name: i, columns: [status]}}]"), "");
         check("measures: [total, orders.total]", "warning: orders.main: 'orders.total' is listed twice");

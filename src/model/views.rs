@@ -432,7 +432,7 @@ fn empty(id: CubeId, raw: &RawView) -> Cube {
         meta: meta.clone(),
         data_source: "default".to_owned(),
         extends: raw.extends.as_ref().and_then(parent_name),
-        refresh_every: None,
+        refresh_key: None,
         source: CubeSource::View(View::default()),
         calendar: false,
         joins: Vec::new(),

@@ -70,6 +70,8 @@ pub struct UsedRollup {
     pub last_updated_at: i64,
     /// Partitions read, after pruning.
     pub partitions: usize,
+    /// What the refresh keys said when they were built, each partition's as JSON.
+    pub refresh_keys: Vec<String>,
 }
 
 /// The statement that a query would run.
@@ -258,6 +260,7 @@ impl Planned<'_> {
                 external: model.preagg(rollup.preagg).external,
                 last_updated_at: newest.unwrap_or(rollup.sample.built_at),
                 partitions: rollup.partitions.len(),
+                refresh_keys: rollup.partitions.iter().map(|partition| partition.refresh_key.clone()).collect(),
             });
         }
         used

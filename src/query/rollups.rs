@@ -6,11 +6,14 @@ use std::sync::{Arc, OnceLock};
 use quarry_storage::{Bounds, TableId};
 
 use super::lineage::Lineage;
-use super::lower::{Output, SourceSelect, range_statement, source_statement};
+use super::lower::{Output, SourceSelect, key_statement, range_statement, source_statement};
 use super::members::{collect_hints, cubes_of, templates, visit_members};
 use super::plan::{Shape, shape};
 use super::{OutputColumn, Query, QueryError, TimeDimension};
-use crate::model::{CubeId, CubeSource, Diagnostic, Grain, MemberId, Model, Part, Preagg, PreaggId, Template};
+use crate::model::refresh_key::applied_keys;
+use crate::model::{
+    AppliedKey, CubeId, CubeSource, Diagnostic, Grain, MemberId, Model, Part, Preagg, PreaggId, Template,
+};
 use crate::preagg::layout;
 use crate::time::{TimeRange, Zone};
 
@@ -41,6 +44,8 @@ struct RollupPlan {
     definition: String,
     /// Whether the stored content would depend on who asks.
     reads_claims: bool,
+    /// What tells that the content has changed.
+    keys: Vec<AppliedKey>,
 }
 
 /// The columns of [`Rollups::range_sql`]'s single row, in order.
@@ -116,6 +121,31 @@ impl Rollups {
         Ok(Some(range_statement(&self.model, &tree, time.dimension, zone).inlined()))
     }
 
+    /// What tells that the rollup's data have changed: its own key, or those of the cubes that it reads; none when
+    /// they never change.
+    ///
+    /// # Errors
+    /// As [`Rollups::table`].
+    pub fn keys(&self, preagg: PreaggId) -> Result<&[AppliedKey], QueryError> {
+        Ok(&self.plan(preagg)?.keys)
+    }
+
+    /// The statement of a refresh key of the rollup that is SQL, for its source. Conditions on the rollup's time are
+    /// put on `bounds`.
+    ///
+    /// # Errors
+    /// The statement needs to know who asks.
+    pub fn key_sql(
+        &self,
+        preagg: PreaggId,
+        (owner, sql): (CubeId, &Template),
+        zone: Zone,
+        bounds: Option<Bounds>,
+    ) -> Result<String, QueryError> {
+        let query = query_of(self.model.preagg(preagg), zone, bounds);
+        Ok(key_statement(&self.model, owner, sql, &query).checked()?.inlined())
+    }
+
     /// Name of the stored time column, if any.
     pub fn time_column(&self, preagg: PreaggId) -> Option<String> {
         let time = self.model.preagg(preagg).time?;
@@ -148,7 +178,9 @@ fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
     let partitioned = preagg.time.and(preagg.partition_granularity).map_or("", |granularity| granularity.as_str());
     let definition = format!("{partitioned}\n{}", source_statement(select).inlined());
     let reads_claims = reads_claims(model, &query, &shape);
-    Ok(RollupPlan { shape, outputs, definition, reads_claims })
+    let cubes: Vec<CubeId> = shape.tree.cubes().collect();
+    let keys = applied_keys(model, preagg, &cubes, &mut |_| {});
+    Ok(RollupPlan { shape, outputs, definition, reads_claims, keys })
 }
 
 /// Whether some SQL that a query runs depends on the security context.

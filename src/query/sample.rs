@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use crate::model::cube::Shown;
 use crate::model::granularity::{CustomGranularity, GranularityKind, Written};
+use crate::model::refresh_key::{Every, Schedule, TimeKey};
 use crate::model::stage::{Extent, RollingWindow, WindowOffset};
 use crate::model::{
     AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Grain, Location, Measure,
-    MeasureId, MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggKind, PreaggTime, Segment, SegmentId,
-    Template,
+    MeasureId, MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggKind, PreaggTime, RefreshKey, Segment,
+    SegmentId, Template,
 };
 use crate::time::{Granularity, Interval};
 
@@ -76,7 +77,7 @@ fn cube(id: CubeId, name: &str, title: &str) -> Cube {
         meta: None,
         data_source: "default".to_owned(),
         extends: None,
-        refresh_every: None,
+        refresh_key: None,
         source: CubeSource::Table(sql(name)),
         calendar: false,
         joins: Vec::new(),
@@ -159,7 +160,11 @@ fn rollup(cube: CubeId) -> Preagg {
         partition_granularity: Some(Granularity::Month),
         build_range_start: None,
         build_range_end: None,
-        refresh_every: Some(std::time::Duration::from_secs(3600)),
+        refresh_key: Some(RefreshKey::Time(TimeKey {
+            schedule: Schedule::Interval(Every { text: "1 hour".to_owned(), seconds: 3_600 }),
+            incremental: false,
+            update_window: None,
+        })),
         scheduled_refresh: true,
         strict: false,
         use_original_sql: false,

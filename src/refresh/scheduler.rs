@@ -98,7 +98,7 @@ impl Tick<'_> {
     async fn refresh(&self, preagg: &Preagg, zone: Zone) -> Result<(TableId, i64), RefreshError> {
         let target = Target::new(self.rollups, preagg, zone)?;
         let now = self.inner.parts.clock.now();
-        let age = greatest_age(preagg);
+        let age = greatest_age(self.rollups.model(), preagg);
         let stored = self.inner.stored_state(&target.table);
         // The range may be as old as the rows: new buckets are noticed within `refresh_key.every`.
         let looked_at = self.looks.get(&target.table).copied().filter(|at| at.saturating_add(age) > now);

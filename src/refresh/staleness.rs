@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use quarry_storage::Partition;
 
-use crate::model::Preagg;
+use crate::model::refresh_key::{Schedule, TimeKey, applied_keys};
+use crate::model::{Model, Preagg, RefreshKey};
 
 /// `refresh_key.every` of a rollup where neither it nor its cube has one (`pre-aggregations.md` §8.1).
 const DEFAULT_EVERY: Duration = Duration::from_secs(3_600);
@@ -21,8 +22,13 @@ pub(super) enum Freshness {
 }
 
 /// The age, in microseconds, at which partitions of a rollup are stale.
-pub(super) fn greatest_age(preagg: &Preagg) -> i64 {
-    micros(preagg.refresh_every.unwrap_or(DEFAULT_EVERY))
+pub(super) fn greatest_age(model: &Model, preagg: &Preagg) -> i64 {
+    let seconds = applied_keys(model, preagg, &[preagg.id.cube], &mut |_| {}).into_iter().map(|key| match key.key {
+        RefreshKey::Time(TimeKey { schedule: Schedule::Interval(every), .. }) => u64::from(every.seconds),
+        RefreshKey::Time(TimeKey { schedule: Schedule::Cron(cron), .. }) => u64::from(cron.seconds),
+        RefreshKey::Sql { .. } | RefreshKey::Immutable => DEFAULT_EVERY.as_secs(),
+    });
+    micros(seconds.min().map_or(Duration::MAX, Duration::from_secs))
 }
 
 /// How fresh a partition is at `now`, in UTC microseconds. A clock that was set back makes nothing stale.

@@ -376,6 +376,28 @@ views:
     }
 
     #[test]
+    fn extended_shows_refresh_keys_as_they_are_written() {
+        let shown = |key: &str| {
+            let source = format!(
+                "cubes:\n  - name: orders\n    sql_table: orders\n    refresh_key: {{{key}}}\n    dimensions: [{{name: at, sql: at, type: time}}]\n"
+            );
+            let files = [(PathBuf::from("m.yml"), source)];
+            let model = compile_sources(&files, &CompileContext::default()).expect("a sound model").model;
+            let asker = asker("admin");
+            let viewer = Viewer { model: &model, asker: &asker, extended: true, all: false, delimiter: "" };
+            viewer.cube(&model.cubes()[0]).finish()["refreshKey"].clone()
+        };
+        assert_eq!(shown("every: 90 seconds"), json!({"every": "90 seconds"}));
+        let cron = json!({"every": "0 8 * * *", "timezone": "Asia/Tokyo"});
+        assert_eq!(shown("every: 0 8 * * *, timezone: asia/tokyo"), cron);
+        assert_eq!(shown("immutable: true"), json!({"immutable": true}));
+        let sql =
+            "sql: \"SELECT max(x) FROM {orders.sql()} WHERE {FILTER_PARAMS.orders.at.filter('at')}\", every: 5 minutes";
+        let text = "`SELECT max(x) FROM ${orders.sql()} WHERE ${FILTER_PARAMS.orders.at.filter('at')}`";
+        assert_eq!(shown(sql), json!({"sql": text, "every": "5 minutes"}));
+    }
+
+    #[test]
     fn extended_shows_where_a_cube_comes_from() {
         let (model, asker) = (policy_model(), asker("admin"));
         let viewer = Viewer { model: &model, asker: &asker, extended: true, all: false, delimiter: "" };

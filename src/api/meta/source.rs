@@ -1,13 +1,13 @@
 //! How cubes and members are defined, as `/v1/meta?extended` shows it: SQL as template literals, joins, rollups.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Item, Viewer};
+use crate::model::refresh_key::Schedule;
 use crate::model::template::FilterColumn;
-use crate::model::{Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, Relationship, Template};
+use crate::model::{Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, RefreshKey, Relationship, Template};
 
 impl Viewer<'_> {
     /// Where the rows of a cube come from.
@@ -17,7 +17,7 @@ impl Viewer<'_> {
         }
         item.put_given("extends", cube.extends.clone().map(Value::from));
         item.put("fileName", json!(file_name(&cube.location.file)));
-        item.put_given("refreshKey", cube.refresh_every.map(|every| json!({ "every": duration_text(every) })));
+        item.put_given("refreshKey", cube.refresh_key.as_ref().map(|key| self.refresh_key(cube.id, key)));
         item.put("joins", cube.joins.iter().map(|join| self.join(cube.id, join)).collect());
         item.put("preAggregations", cube.preaggs.iter().map(|rollup| self.rollup(cube, rollup)).collect());
     }
@@ -43,7 +43,7 @@ impl Viewer<'_> {
         item.put("external", json!(rollup.external));
         item.put_given("granularity", rollup.time.map(|time| json!(time.granularity.as_str())));
         item.put_given("partitionGranularity", rollup.partition_granularity.map(|g| json!(g.as_str())));
-        item.put_given("refreshKey", rollup.refresh_every.map(|every| json!({ "every": duration_text(every) })));
+        item.put_given("refreshKey", rollup.refresh_key.as_ref().map(|key| self.refresh_key(cube.id, key)));
         if rollup.time.is_some() {
             item.put("allowNonStrictDateRangeMatch", json!(true));
         }
@@ -59,6 +59,25 @@ impl Viewer<'_> {
         // Functions, there; only that they are given shows.
         item.put_given("refreshRangeStart", rollup.build_range_start.as_ref().map(|_| json!({})));
         item.put_given("refreshRangeEnd", rollup.build_range_end.as_ref().map(|_| json!({})));
+        item.finish()
+    }
+
+    fn refresh_key(&self, owner: CubeId, key: &RefreshKey) -> Value {
+        let mut item = Item::default();
+        match key {
+            RefreshKey::Sql { sql, every } => {
+                item.put("sql", self.sql(owner, sql));
+                item.put_given("every", every.as_ref().map(|every| json!(every.text)));
+            }
+            RefreshKey::Time(key) => {
+                item.put("every", json!(key.schedule.text()));
+                let zone = if let Schedule::Cron(cron) = &key.schedule { cron.timezone } else { None };
+                item.put_given("timezone", zone.map(|zone| json!(zone.name())));
+                item.put_given("incremental", key.incremental.then(|| json!(true)));
+                item.put_given("updateWindow", key.update_window.as_ref().map(|window| json!(window.text)));
+            }
+            RefreshKey::Immutable => item.put("immutable", json!(true)),
+        }
         item.finish()
     }
 
@@ -114,25 +133,4 @@ impl Viewer<'_> {
 fn file_name(file: &Path) -> String {
     let below = ["model", "schema"].iter().find_map(|folder| file.strip_prefix(folder).ok()).unwrap_or(file);
     below.display().to_string()
-}
-
-/// `1 hour`, `90 second`: in the greatest unit that fits without a rest.
-fn duration_text(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [(604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
-    let fits = units.into_iter().find(|(length, _)| seconds >= *length && seconds.is_multiple_of(*length));
-    let (length, unit) = fits.unwrap_or((1, "second"));
-    format!("{} {unit}", seconds / length)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_take_the_greatest_unit() {
-        assert_eq!(duration_text(Duration::from_secs(3600)), "1 hour");
-        assert_eq!(duration_text(Duration::from_secs(90)), "90 second");
-        assert_eq!(duration_text(Duration::ZERO), "0 second");
-    }
 }

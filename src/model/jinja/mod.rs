@@ -263,6 +263,7 @@ mod tests {
 
     fn context() -> CompileContext {
         CompileContext {
+            scheduled_refresh: true,
             security_context: json!({"tenant": "acme", "plan": null}),
             env: [("SCHEMA".to_owned(), "shop".to_owned())].into(),
         }

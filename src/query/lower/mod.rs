@@ -7,12 +7,14 @@
 mod context;
 mod expr;
 mod filter;
+mod key;
 mod rollup;
 mod source;
 mod stages;
 
 use std::cell::RefCell;
 
+pub use key::key_statement;
 pub use rollup::RollupScan;
 pub use source::{Output, SourceSelect, column_alias, range_statement, source_statement};
 pub use stages::{LeafSource, plan_statement, rollup_table};

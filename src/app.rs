@@ -28,8 +28,10 @@ use crate::time::Clock;
 const GC_GRACE: Duration = Duration::from_secs(60);
 /// The part of the memory that decoded partitions may fill: one in so many.
 const RESIDENT_SHARE: u64 = 4;
-/// How often the scheduler compares what is with what should be.
-const SCHEDULER_TICK: Duration = Duration::from_secs(30);
+/// Of so many shares of the builds' memory, one is for sorting rows and the others are for statements.
+const BUILD_SHARES: usize = 4;
+/// Less is not worth a portion of its own.
+const MIN_SORT_BYTES: usize = 1 << 20;
 /// How often development mode looks for changed model files.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,8 @@ impl App {
         let data_sources = current.rollups.model().cubes().iter().map(|cube| cube.data_source.clone());
         let names: std::collections::BTreeSet<String> = data_sources.chain(["default".to_owned()]).collect();
         let sources: Arc<BTreeMap<_, _>> = Arc::new(names.into_iter().map(|name| (name, files.clone())).collect());
+        let builder = engine.with_memory(config.build_memory_bytes / BUILD_SHARES * (BUILD_SHARES - 1))?;
+        let build_sources = sources.iter().map(|(name, source)| (name.clone(), source.on(builder.clone()))).collect();
         let store = Store::open(StoreOptions { dir: config.store_dir.clone(), gc_grace: GC_GRACE })?;
         let model = Arc::new(ArcSwap::from_pointee(current));
         let queries = QueryService {
@@ -99,16 +103,22 @@ impl App {
         let current_rollups = Arc::clone(&model);
         let parts = RefreshParts {
             store: store.clone(),
-            sources: Arc::clone(&sources),
+            sources: Arc::new(build_sources),
             rollups: Arc::new(move || Arc::clone(&current_rollups.load().rollups)),
             clock,
         };
+        let builds: usize = sources.keys().map(|name| config.concurrency.on(name)).sum();
         let options = RefreshOptions {
-            workers: config.refresh_workers,
+            scheduled_at_once: config.scheduled_at_once.unwrap_or(2 * builds),
+            concurrency: config.concurrency.clone(),
             scheduler: config.refresh_worker,
-            tick: SCHEDULER_TICK,
+            tick: config.scheduler_tick,
             zones: config.refresh_zones.clone(),
             max_partitions: config.max_partitions,
+            timeout: config.query_timeout,
+            greatest_pause: config.greatest_pause,
+            // Twice that is held for the moment of a sort.
+            sort_bytes: (config.build_memory_bytes / BUILD_SHARES / builds / 2).max(MIN_SORT_BYTES),
         };
         let refresher = Refresher::start(parts, options);
         let app = Self { config, store, model, queries, refresher, clock, tasks: Tasks::new() };

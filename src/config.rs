@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::auth::jwt::JwtOptions;
 use crate::model::CompileContext;
+use crate::refresh::Concurrency;
 use crate::time::Zone;
 
 /// The settings, validated.
@@ -55,8 +56,17 @@ pub struct Config {
     pub scheduled_refresh: bool,
     /// `CUBEJS_SCHEDULED_REFRESH_TIMEZONES`, or UTC.
     pub refresh_zones: Vec<Zone>,
-    /// `CUBEJS_REFRESH_WORKER_CONCURRENCY`, or the number of cores.
-    pub refresh_workers: usize,
+    /// `CUBEJS_REFRESH_WORKER_CONCURRENCY`, `CUBEJS_DS_<NAME>_CONCURRENCY`, `CUBEJS_CONCURRENCY`, or the number of cores:
+    /// partitions built at the same time, by data source.
+    pub concurrency: Concurrency,
+    /// `CUBEJS_SCHEDULED_REFRESH_TIMER`: how often the scheduler looks; `false` switches it off.
+    pub scheduler_tick: Duration,
+    /// `CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID`: most builds that the scheduler has queued or running.
+    pub scheduled_at_once: Option<usize>,
+    /// `CUBEJS_PRE_AGGREGATIONS_BACKOFF_MAX_TIME`: longest pause after failed builds.
+    pub greatest_pause: Duration,
+    /// `QUARRY_BUILD_MEMORY`: bytes that running builds may hold; beyond it they spill.
+    pub build_memory_bytes: usize,
     /// `CUBEJS_MAX_PARTITIONS_PER_CUBE`.
     pub max_partitions: usize,
     /// `CUBEJS_PRE_AGGREGATIONS_SCHEMA`: prefix of table names shown to clients.
@@ -93,11 +103,13 @@ pub struct Overrides {
 #[error("the settings have {} fault(s):\n{}", .0.len(), .0.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
+/// How often the scheduler compares what is with what should be.
+const SCHEDULER_TICK: Duration = Duration::from_secs(30);
+
 /// Cube's settings that are known and have no effect in this version.
 const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_APP",
     "CUBEJS_CACHE_AND_QUEUE_DRIVER",
-    "CUBEJS_CONCURRENCY",
     "CUBEJS_CUBESTORE_HOST",
     "CUBEJS_CUBESTORE_PORT",
     "CUBEJS_DATASOURCES",
@@ -117,7 +129,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_PRE_AGGREGATIONS_BUILDER",
     "CUBEJS_REFRESH_KEY_LOCAL_TIME",
     "CUBEJS_SCHEDULED_REFRESH_BATCH_SIZE",
-    "CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID",
     "CUBEJS_SERVER_HEADERS_TIMEOUT",
     "CUBEJS_SERVER_KEEP_ALIVE_TIMEOUT",
     "CUBEJS_SQL_PASSWORD",
@@ -210,6 +221,7 @@ impl Config {
         let dev_mode = overrides.dev_mode.unwrap_or(read.boolean("CUBEJS_DEV_MODE", false));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let cores = read.number("QUARRY_CORES", cores, 1..=1024);
+        let (is_timed, timer) = read.timer();
         let project = project.to_path_buf();
         let config = Self {
             model_dir: model_dir(&project, read.text("CUBEJS_SCHEMA_PATH")),
@@ -233,10 +245,14 @@ impl Config {
             query_timeout: read.duration("CUBEJS_DB_QUERY_TIMEOUT", Duration::from_secs(600)),
             max_queries: read.number("QUARRY_MAX_QUERIES", 100, 1..=10_000),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
-            refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", dev_mode),
+            refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", is_timed.unwrap_or(dev_mode)),
             scheduled_refresh: read.boolean("CUBEJS_SCHEDULED_REFRESH_DEFAULT", true),
             refresh_zones: read.zones("CUBEJS_SCHEDULED_REFRESH_TIMEZONES"),
-            refresh_workers: read.number("CUBEJS_REFRESH_WORKER_CONCURRENCY", cores, 1..=1024),
+            concurrency: read.concurrency(cores),
+            scheduler_tick: timer.unwrap_or(SCHEDULER_TICK),
+            scheduled_at_once: read.scheduled_at_once(),
+            greatest_pause: read.duration("CUBEJS_PRE_AGGREGATIONS_BACKOFF_MAX_TIME", Duration::from_secs(600)),
+            build_memory_bytes: read.bytes("QUARRY_BUILD_MEMORY", 1 << 30, (16 << 20)..=usize::MAX),
             max_partitions: read.number("CUBEJS_MAX_PARTITIONS_PER_CUBE", 10_000, 1..=1_000_000),
             preagg_schema: read.text("CUBEJS_PRE_AGGREGATIONS_SCHEMA").unwrap_or_else(|| {
                 let stage = if dev_mode { "dev" } else { "prod" };
@@ -393,6 +409,48 @@ impl Reader {
             }
         }
         zones
+    }
+
+    /// Whether the scheduler is switched, and how often it looks: true, false, seconds, or a duration.
+    fn timer(&mut self) -> (Option<bool>, Option<Duration>) {
+        const NAME: &str = "CUBEJS_SCHEDULED_REFRESH_TIMER";
+        let Some(text) = self.text(NAME) else { return (None, None) };
+        match (text.to_ascii_lowercase().as_str(), parse_duration(&text)) {
+            ("true" | "yes", _) => (Some(true), None),
+            ("false" | "no", _) => (Some(false), None),
+            (_, Some(tick)) if tick.is_zero() => (Some(false), None),
+            (_, Some(tick)) => (Some(true), Some(tick)),
+            (_, None) => {
+                self.fault(NAME, &text, "true, false, seconds, or a duration such as 30s or 5m");
+                (None, None)
+            }
+        }
+    }
+
+    /// The setting for builds alone wins, then that of a data source, then that of all.
+    fn concurrency(&mut self, cores: usize) -> Concurrency {
+        const OF_ALL: &str = "CUBEJS_CONCURRENCY";
+        let of_all = self.number(OF_ALL, cores, 1..=256);
+        let names: Vec<(String, String)> = self
+            .values
+            .keys()
+            .filter_map(|name| {
+                let source = name.strip_prefix("CUBEJS_DS_")?.strip_suffix("_CONCURRENCY")?;
+                Some((source.to_ascii_lowercase(), name.clone()))
+            })
+            .collect();
+        let by_source = names.into_iter().map(|(source, name)| (source, self.number(&name, of_all, 1..=256))).collect();
+        match self.text("CUBEJS_REFRESH_WORKER_CONCURRENCY") {
+            Some(_) => Concurrency::of_all(self.number("CUBEJS_REFRESH_WORKER_CONCURRENCY", of_all, 1..=256)),
+            None => Concurrency { default: of_all, by_source },
+        }
+    }
+
+    /// Also by its old name.
+    fn scheduled_at_once(&mut self) -> Option<usize> {
+        let names = ["CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID", "CUBEJS_SCHEDULED_REFRESH_CONCURRENCY"];
+        let name = names.into_iter().find(|name| self.text(name).is_some())?;
+        Some(self.number(name, 1, 1..=10_000))
     }
 
     /// `quarry dev` is for one person at one machine.
@@ -558,6 +616,39 @@ mod tests {
         assert!(faults[0].starts_with("CUBEJS_JWK_URL"), "{faults:?}");
         let config = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_WEB_SOCKETS", "true")]).expect("valid");
         assert_eq!(config.warnings, ["CUBEJS_WEB_SOCKETS has no effect in this version of Quarry"]);
+    }
+
+    #[test]
+    fn the_scheduler_has_a_switch_and_a_timer() {
+        let scheduler = |values: &[(&str, &str)]| {
+            let all: Vec<_> = [("CUBEJS_API_SECRET", "s")].into_iter().chain(values.iter().copied()).collect();
+            let config = load(&all).expect("valid");
+            (config.refresh_worker, config.scheduler_tick.as_secs())
+        };
+        const TIMER: &str = "CUBEJS_SCHEDULED_REFRESH_TIMER";
+        assert_eq!(scheduler(&[]), (false, 30));
+        assert_eq!(scheduler(&[(TIMER, "true")]), (true, 30));
+        assert_eq!(scheduler(&[(TIMER, "5")]), (true, 5));
+        assert_eq!(scheduler(&[(TIMER, "5"), ("CUBEJS_REFRESH_WORKER", "false")]), (false, 5));
+        assert_eq!(scheduler(&[(TIMER, "false"), ("CUBEJS_DEV_MODE", "true")]), (false, 30));
+        let faults = load(&[("CUBEJS_API_SECRET", "s"), (TIMER, "often")]).expect_err("no duration").0;
+        assert!(faults[0].starts_with(TIMER), "{faults:?}");
+    }
+
+    #[test]
+    fn builds_are_counted_by_data_source() {
+        let of = |values: &[(&str, &str)]| {
+            let all: Vec<_> =
+                [("CUBEJS_API_SECRET", "s"), ("QUARRY_CORES", "3")].into_iter().chain(values.iter().copied()).collect();
+            let config = load(&all).expect("valid");
+            (config.concurrency.on("default"), config.concurrency.on("Far"), config.scheduled_at_once)
+        };
+        assert_eq!(of(&[]), (3, 3, None));
+        let both = [("CUBEJS_CONCURRENCY", "4"), ("CUBEJS_DS_FAR_CONCURRENCY", "2")];
+        assert_eq!(of(&both), (4, 2, None));
+        assert_eq!(of(&[both[0], both[1], ("CUBEJS_REFRESH_WORKER_CONCURRENCY", "7")]), (7, 7, None));
+        assert_eq!(of(&[("CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID", "5")]).2, Some(5));
+        assert_eq!(of(&[("CUBEJS_SCHEDULED_REFRESH_CONCURRENCY", "6")]).2, Some(6));
     }
 
     #[test]

@@ -316,6 +316,16 @@ pub fn format_local(micros: i64) -> String {
     from_micros(micros).format("%Y-%m-%dT%H:%M:%S%.3f").to_string()
 }
 
+/// `10 min`, or seconds where it is no whole minute: how Cube's texts say durations.
+pub fn spoken_duration(length: std::time::Duration) -> String {
+    let seconds = length.as_secs();
+    if seconds > 0 && seconds.is_multiple_of(60) {
+        format!("{} min", seconds / 60)
+    } else {
+        format!("{} s", length.as_secs_f64())
+    }
+}
+
 /// Where "now" comes from; tests pass a fixed one.
 #[derive(Debug, Clone, Copy)]
 pub enum Clock {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::auth::AuthError;
 use crate::query::QueryError;
 use crate::refresh::RefreshError;
+use crate::time::spoken_duration;
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
@@ -38,21 +39,11 @@ pub(super) enum ApiError {
     #[error(transparent)]
     Refresh(#[from] RefreshError),
     /// The query ran too long.
-    #[error("Error: Query execution timeout after {} of waiting", minutes(*.0))]
+    #[error("Error: Query execution timeout after {} of waiting", spoken_duration(*.0))]
     Timeout(Duration),
     /// A mistake of ours. The text is for the log only.
     #[error("{0}")]
     Internal(String),
-}
-
-/// `10 min`, or seconds where it is no whole minute.
-fn minutes(limit: Duration) -> String {
-    let seconds = limit.as_secs();
-    if seconds > 0 && seconds.is_multiple_of(60) {
-        format!("{} min", seconds / 60)
-    } else {
-        format!("{} s", limit.as_secs_f64())
-    }
 }
 
 /// What clients see of an error.
@@ -92,6 +83,7 @@ impl ApiError {
             Self::Query(error) => query_face(error),
             Self::Refresh(error) => match error {
                 RefreshError::NothingSelected | RefreshError::TooManyPartitions { .. } => bad(error),
+                RefreshError::Timeout(_) => bad(&format!("Error: {error}")),
                 RefreshError::Query(error) => query_face(error),
                 RefreshError::Storage(_) => Face::internal(),
             },

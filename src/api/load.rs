@@ -162,7 +162,10 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
     put("lastRefreshTime", json!(wire::instant(answer.refreshed_at.unwrap_or(now))));
     if !answer.used.is_empty() {
         let schema = &parts.options.preagg_schema;
-        let entries = answer.used.iter().map(|used| used_rollup(schema, used, parts.options.dev_mode));
+        let entries = answer.used.iter().map(|used| {
+            let key_error = parts.refresher.key_error(&used.table);
+            used_rollup(schema, used, key_error, parts.options.dev_mode)
+        });
         put("usedPreAggregations", Value::Object(entries.collect()));
     }
     if parts.options.dev_mode {
@@ -190,7 +193,7 @@ fn tail(answer: &Answer, snapshot: u64) -> Map<String, Value> {
 }
 
 /// An entry of `usedPreAggregations` (§5.12): the logical table's name, and what is known of it.
-fn used_rollup(schema: &str, used: &UsedRollup, dev_mode: bool) -> (String, Value) {
+fn used_rollup(schema: &str, used: &UsedRollup, key_error: Option<String>, dev_mode: bool) -> (String, Value) {
     let mut entry = json!({
         "lastUpdatedAt": used.last_updated_at.div_euclid(1000),
         "preAggregationId": used.id,
@@ -198,7 +201,12 @@ fn used_rollup(schema: &str, used: &UsedRollup, dev_mode: bool) -> (String, Valu
     });
     if dev_mode {
         entry["targetTableName"] = json!(used.table.as_str());
-        entry["refreshKeyValues"] = json!([]);
+        let values = used.refresh_keys.iter().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!([])));
+        entry["refreshKeyValues"] = values.collect();
+    }
+    // Ours: what is stored may be out of date, and nobody can tell.
+    if let Some(error) = key_error {
+        entry["refreshKeyError"] = json!(error);
     }
     (logical_table(schema, &used.id), entry)
 }

@@ -15,6 +15,7 @@ mod jobs;
 mod load;
 mod meta;
 mod question;
+mod refresh;
 mod rows;
 mod shown;
 mod sql;
@@ -169,6 +170,12 @@ static ROUTES: &[Route] = &[
         path: "/cubejs-api/v1/pre-aggregations/jobs",
         access: Access::Scoped(Scope::Jobs),
         handle: |parts, call| jobs::jobs(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/v1/run-scheduled-refresh",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| refresh::run(parts, call).boxed(),
     },
 ];
 

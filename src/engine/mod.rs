@@ -75,13 +75,19 @@ pub struct Engine {
 }
 
 struct Inner {
-    /// Taken when dropped.
-    runtime: Option<Runtime>,
+    threads: Arc<Threads>,
+    cores: usize,
     /// What every statement starts from.
     base: Arc<SessionState>,
 }
 
-impl Drop for Inner {
+/// The CPU runtime.
+struct Threads {
+    /// Taken when dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Waiting for the threads would panic when the last handle goes inside a task.
@@ -112,7 +118,20 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(|error| cannot_start(error.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { runtime: Some(runtime), base: Arc::new(base) }) })
+        let threads = Arc::new(Threads { runtime: Some(runtime) });
+        Ok(Self { inner: Arc::new(Inner { threads, cores: options.cores, base: Arc::new(base) }) })
+    }
+
+    /// An engine on the same threads with memory of its own, so that what runs on the one cannot starve the other.
+    ///
+    /// # Errors
+    /// The spill folder cannot be set up.
+    pub fn with_memory(&self, memory_bytes: usize) -> Result<Self, EngineError> {
+        let options = EngineOptions { memory_bytes, cores: self.inner.cores };
+        let base = session::base_state(&options)
+            .map_err(|error| EngineError::Execution(format!("the query engine cannot start: {error}")))?;
+        let threads = Arc::clone(&self.inner.threads);
+        Ok(Self { inner: Arc::new(Inner { threads, cores: options.cores, base: Arc::new(base) }) })
     }
 
     /// Runs one SQL statement over the tables of `catalog` (default schema `public`) to its end. Dropping the
@@ -167,7 +186,8 @@ impl Engine {
     }
 
     fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
-        let runtime = self.inner.runtime.as_ref().expect("the runtime is taken only when the engine is dropped");
+        let runtime =
+            self.inner.threads.runtime.as_ref().expect("the runtime is taken only when the engine is dropped");
         AbortOnDropHandle::new(runtime.spawn(future))
     }
 }

@@ -1,8 +1,8 @@
 //! Tests of the SQL that callers rely on: the shapes that planning produces, and PostgreSQL's meanings.
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
-    TimestampNanosecondArray,
+    ArrayRef, AsArray as _, BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray,
+    TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use datafusion::datasource::MemTable;
 
@@ -290,6 +290,23 @@ fn whole_numbers_wrap() {
     // PostgreSQL says "bigint out of range". DataFusion's integer arithmetic has no check; sums are safe through
     // `exact_sum`, products of two columns are not.
     check("SELECT (id + 9223372036854775806) * 2 FROM t WHERE id = 1", &["-2"]);
+}
+
+#[tokio::test]
+async fn a_group_by_larger_than_its_memory_spills() {
+    let engine = engine().with_memory(32 << 20).unwrap();
+    let sql = "SELECT value % 600000 AS k, (value % 600000)::text || '-of-these-keys' AS name, count(*), exact_sum(value), \
+               max(value) FROM generate_series(1, 1200000) AS g(value) GROUP BY 1, 2";
+    let mut stream = engine.stream(sql.into(), table()).await.unwrap();
+    let (mut groups, mut rows, mut spilled) = (0, 0, 0);
+    while let Some(batch) = stream.batches.next().await {
+        let batch = batch.unwrap();
+        spilled = spilled.max(engine.inner.base.runtime_env().disk_manager.used_disk_space());
+        groups += batch.num_rows();
+        rows += batch.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum::<i64>();
+    }
+    assert_eq!((groups, rows), (600_000, 1_200_000));
+    assert!(spilled > 0, "nothing was spilled: the test shows nothing");
 }
 
 #[tokio::test]

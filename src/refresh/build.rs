@@ -1,7 +1,7 @@
 //! Builds the file of one partition: statement → stream → sort → writer.
 //!
 //! Batches flow from the source through a bounded channel to a blocking thread, which sorts and
-//! encodes. At most [`SORT_ROWS`] rows or [`SORT_BYTES`] are held for sorting (twice that for the
+//! encodes. At most [`SORT_ROWS`] rows or [`Layout::sort_bytes`] are held for sorting (twice that for the
 //! moment of the sort), so the memory of a build has a bound whatever the partition's size.
 
 use std::sync::Arc;
@@ -21,8 +21,6 @@ use crate::tasks::blocking;
 
 /// A partition up to this size is sorted as a whole: one row group of its file.
 const SORT_ROWS: usize = 1_000_000;
-/// Wide rows are sorted in smaller portions.
-const SORT_BYTES: usize = 256 << 20;
 /// Batches between the source and the encoder.
 const CHANNEL_BATCHES: usize = 4;
 
@@ -36,6 +34,8 @@ pub(super) struct Layout {
     pub(super) bounded: bool,
     /// Names of the columns to sort by, strongest first.
     pub(super) sort_by: Vec<String>,
+    /// Wide rows are sorted in portions of that many bytes.
+    pub(super) sort_bytes: usize,
 }
 
 /// Why no file was written.
@@ -110,7 +110,8 @@ fn encode(
     layout: &Layout,
     mut rows: mpsc::Receiver<Feed>,
 ) -> Result<Option<FinishedFile>, BuildError> {
-    let mut sorter = Sorter::new(plain_schema(source, layout.time_column.as_deref()), &layout.sort_by)?;
+    let mut sorter =
+        Sorter::new(plain_schema(source, layout.time_column.as_deref()), &layout.sort_by, layout.sort_bytes)?;
     let checked = layout.time_column.as_deref().filter(|_| layout.bounded);
     let mut writer = store.writer(&layout.key, Arc::clone(&sorter.schema), checked)?;
     let write = |writer: &mut PartitionWriter, sorted: Option<RecordBatch>| match sorted {
@@ -140,19 +141,20 @@ struct Sorter {
     schema: SchemaRef,
     /// Positions of the columns to sort by.
     keys: Vec<usize>,
+    most_bytes: usize,
     batches: Vec<RecordBatch>,
     rows: usize,
     size_bytes: usize,
 }
 
 impl Sorter {
-    fn new(schema: SchemaRef, sort_by: &[String]) -> Result<Self, BuildError> {
+    fn new(schema: SchemaRef, sort_by: &[String], most_bytes: usize) -> Result<Self, BuildError> {
         let position = |name: &String| {
             let found = schema.column_with_name(name).map(|(position, _)| position);
             found.ok_or_else(|| BuildError::MissingColumn(name.clone()))
         };
         let keys = sort_by.iter().map(position).collect::<Result<_, _>>()?;
-        Ok(Self { schema, keys, batches: Vec::new(), rows: 0, size_bytes: 0 })
+        Ok(Self { schema, keys, most_bytes, batches: Vec::new(), rows: 0, size_bytes: 0 })
     }
 
     /// Takes rows of the source's columns.
@@ -167,7 +169,7 @@ impl Sorter {
     }
 
     fn is_full(&self) -> bool {
-        self.rows >= SORT_ROWS || self.size_bytes >= SORT_BYTES
+        self.rows >= SORT_ROWS || self.size_bytes >= self.most_bytes
     }
 
     /// All rows since the last call, sorted, nulls first; none when there are none.
@@ -240,7 +242,7 @@ mod tests {
 
     fn sorter(like: &RecordBatch, sort_by: &[&str]) -> Sorter {
         let names: Vec<String> = sort_by.iter().map(|name| (*name).to_owned()).collect();
-        Sorter::new(plain_schema(&like.schema(), Some("time")), &names).expect("columns that exist")
+        Sorter::new(plain_schema(&like.schema(), Some("time")), &names, 1 << 20).expect("columns that exist")
     }
 
     #[test]
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn a_missing_sort_column_is_an_error() {
         let like = rows(&[], &[], &[]);
-        let error = Sorter::new(like.schema(), &["nowhere".to_owned()]).expect_err("no such column");
+        let error = Sorter::new(like.schema(), &["nowhere".to_owned()], 1 << 20).expect_err("no such column");
         assert_eq!(error.to_string(), "the build statement gave no column 'nowhere'");
     }
 
@@ -296,6 +298,7 @@ mod tests {
             time_column: Some("time".to_owned()),
             bounded: true,
             sort_by: vec!["city".to_owned(), "time".to_owned()],
+            sort_bytes: 1 << 20,
         }
     }
 

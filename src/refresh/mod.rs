@@ -4,12 +4,14 @@
 //! row of the store; a worker claims it, builds its partition and publishes it (`design.md` D2, D3).
 //!
 //! Rooms in order of the walk: `scheduler` and [`Refresher::post`] → `planning` (which partitions) →
-//! `staleness` → `jobs` (records and what clients see of them) → `worker` → `build` (one file);
+//! `keys` and `staleness` → `jobs` (records and what clients see of them) → `worker` → `build` (one file);
 //! `housekeeping` forgets what nobody needs. No SQL is written here, and no HTTP is known.
 
 mod build;
 mod housekeeping;
 mod jobs;
+mod keys;
+mod permits;
 mod planning;
 mod scheduler;
 mod staleness;
@@ -17,6 +19,7 @@ mod staleness;
 mod tests;
 mod worker;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,26 +28,40 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use quarry_storage::{JobId, JobRecord, NewJob, PartitionKey, StorageError, Store, TableId, TableState};
 use tokio::sync::watch;
 
+pub use self::permits::Concurrency;
 use crate::preagg::partition::TooManyBuckets;
 use crate::query::QueryError;
 use crate::query::rollups::Rollups;
 use crate::sources::Source;
 use crate::tasks::{Tasks, blocking};
-use crate::time::{Clock, Zone};
+use crate::time::{Clock, Zone, spoken_duration};
+
+/// Most builds at the same time, whatever the sources allow.
+const MAX_WORKERS: usize = 256;
+/// Time ranges of sources that one request asks for at the same time.
+const LOOKS_AT_ONCE: usize = 4;
 
 /// Settings of the refresher.
 #[derive(Debug, Clone)]
 pub struct RefreshOptions {
     /// Partitions built at the same time.
-    pub workers: usize,
-    /// Whether the scheduler runs: builds what is missing or older than its `refresh_key.every`.
+    pub concurrency: Concurrency,
+    /// Whether the scheduler runs: builds what is missing or whose refresh keys have changed.
     pub scheduler: bool,
     /// How often the scheduler looks.
     pub tick: Duration,
+    /// Most jobs of the scheduler that are queued or running.
+    pub scheduled_at_once: usize,
     /// Zones that the scheduler builds for.
     pub zones: Vec<Zone>,
     /// Most partitions that one rollup may have (`CUBEJS_MAX_PARTITIONS_PER_CUBE`).
     pub max_partitions: usize,
+    /// How long a build, or a look at a source, may take (`CUBEJS_DB_QUERY_TIMEOUT`).
+    pub timeout: Duration,
+    /// Longest pause after failures (`CUBEJS_PRE_AGGREGATIONS_BACKOFF_MAX_TIME`).
+    pub greatest_pause: Duration,
+    /// Bytes that the rows of one build may take while they are sorted.
+    pub sort_bytes: usize,
 }
 
 /// What a job request selects; empty lists select everything (`http-api.md` §8.2).
@@ -82,6 +99,9 @@ pub enum RefreshError {
         /// The maximum.
         max: usize,
     },
+    /// A look at the source took too long. Cube's text.
+    #[error("Query execution timeout after {} of waiting", spoken_duration(*.0))]
+    Timeout(Duration),
     /// The definition cannot be planned, or the source failed.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -152,6 +172,45 @@ struct Inner {
     /// the store, and only then waits for another value: nothing is missed in between.
     pulse: watch::Sender<u64>,
     backoff: worker::Backoff,
+    keys: keys::Keys,
+    /// By table, why its refresh keys could not be evaluated last.
+    key_errors: KeyErrors,
+    permits: Arc<permits::Permits>,
+    looks: tokio::sync::Mutex<scheduler::Looks>,
+}
+
+/// By table, why its refresh keys could not be evaluated last.
+#[derive(Debug, Default)]
+struct KeyErrors(std::sync::Mutex<HashMap<TableId, String>>);
+
+impl KeyErrors {
+    /// Tables of former definitions go when there are that many.
+    const MAX: usize = 10_000;
+
+    fn note(&self, table: &TableId, error: &keys::KeyError) {
+        let mut errors = self.lock();
+        if errors.len() >= Self::MAX {
+            errors.clear();
+        }
+        let text = error.to_string();
+        if errors.get(table) != Some(&text) {
+            tracing::warn!(%table, error = text, "failed to evaluate a refresh key; what is published serves on");
+            errors.insert(table.clone(), text);
+        }
+    }
+
+    fn forget(&self, table: &TableId) {
+        self.lock().remove(table);
+    }
+
+    fn find(&self, table: &TableId) -> Option<String> {
+        self.lock().get(table).cloned()
+    }
+
+    /// A map is whole after every statement here, also in a thread that panicked.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TableId, String>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 impl Inner {
@@ -169,14 +228,20 @@ impl Refresher {
     /// Starts the workers, and the scheduler when it is on. Jobs that were not ended when the process
     /// stopped last are built first. Must be called within a tokio runtime.
     pub fn start(parts: RefreshParts, options: RefreshOptions) -> Self {
+        let workers = parts.sources.keys().map(|source| options.concurrency.on(source)).sum::<usize>();
+        let (timeout, greatest_pause) = (options.timeout, options.greatest_pause);
         let inner = Arc::new(Inner {
+            backoff: worker::Backoff::new(greatest_pause),
+            keys: keys::Keys::new(keys::KeyOptions { timeout, greatest_pause }),
+            key_errors: KeyErrors::default(),
+            permits: Arc::new(permits::Permits::new(options.concurrency.clone())),
+            looks: tokio::sync::Mutex::default(),
             parts,
             options,
             tasks: Tasks::new(),
             pulse: watch::Sender::new(0),
-            backoff: worker::Backoff::default(),
         });
-        for _ in 0..inner.options.workers.max(1) {
+        for _ in 0..workers.clamp(1, MAX_WORKERS) {
             let shared = Arc::clone(&inner);
             inner.tasks.spawn("refresh worker", move || worker::work(Arc::clone(&shared)));
         }
@@ -203,7 +268,7 @@ impl Refresher {
         let targets = planning::targets(&rollups, &selection, zones)?;
         let plans: Vec<_> = stream::iter(targets)
             .map(|target| self.plan(&rollups, target, selection.range))
-            .buffered(inner.options.workers.max(1))
+            .buffered(LOOKS_AT_ONCE)
             .try_collect()
             .await?;
         let empty = [serde_json::Value::Object(serde_json::Map::new())];
@@ -263,6 +328,29 @@ impl Refresher {
         Ok(ended)
     }
 
+    /// Runs one pass of the scheduler over these zones (its own when there are none), and builds what it finds, at most
+    /// `at_once` partitions at the same time. Gives whether nothing was left to do when `patience` was over.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn run_scheduled(
+        &self,
+        zones: &[Zone],
+        at_once: Option<usize>,
+        patience: Duration,
+    ) -> Result<bool, RefreshError> {
+        let options = &self.inner.options;
+        let zones = if zones.is_empty() { &options.zones } else { zones };
+        let at_once = at_once.unwrap_or(options.scheduled_at_once).min(options.scheduled_at_once);
+        let until = tokio::time::Instant::now() + patience;
+        Ok(scheduler::pass(&self.inner, zones, at_once, until).await?)
+    }
+
+    /// Why the refresh keys of a table could not be evaluated last; none when they could.
+    pub fn key_error(&self, table: &TableId) -> Option<String> {
+        self.inner.key_errors.find(table)
+    }
+
     /// Stops claiming; waits for running builds up to `patience`. What is not built by then stays in the
     /// queue for the next start.
     pub async fn shut_down(&self, patience: Duration) {
@@ -277,7 +365,7 @@ impl Refresher {
         target: planning::Target,
         range: Option<(i64, i64)>,
     ) -> Result<(planning::Target, planning::Chosen), RefreshError> {
-        let seen = planning::look(&self.inner.parts, rollups, &target).await?;
+        let seen = planning::look(&self.inner.parts, rollups, &target, self.inner.options.timeout).await?;
         let stored = self.inner.stored_state(&target.table);
         let chosen = planning::choose(target.granularity, seen, stored, range, self.inner.options.max_partitions);
         let chosen = chosen.map_err(|error| RefreshError::too_many(&target.path, error))?;

@@ -4,6 +4,8 @@
 //! last row, and whether nothing lies outside. What to store of it and what to build is then decided
 //! by the pure [`choose`].
 
+use std::time::Duration;
+
 use arrow::array::{Array as _, ArrayRef, AsArray as _};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
@@ -129,8 +131,17 @@ fn extended(stored: TableState, seen: TableState, built: &[Bounds]) -> TableStat
     TableState { range: Some(range), complete: stored.complete || (seen.complete && holds_all) }
 }
 
-/// Asks the source for the range of a table's data.
-pub(super) async fn look(parts: &RefreshParts, rollups: &Rollups, target: &Target) -> Result<TableState, RefreshError> {
+/// Asks the source for the range of a table's data, for `limit` at most.
+pub(super) async fn look(
+    parts: &RefreshParts,
+    rollups: &Rollups,
+    target: &Target,
+    limit: Duration,
+) -> Result<TableState, RefreshError> {
+    tokio::time::timeout(limit, ask(parts, rollups, target)).await.unwrap_or(Err(RefreshError::Timeout(limit)))
+}
+
+async fn ask(parts: &RefreshParts, rollups: &Rollups, target: &Target) -> Result<TableState, RefreshError> {
     let Some(granularity) = target.granularity else {
         return Ok(TableState { range: None, complete: true });
     };

@@ -1,80 +1,160 @@
-//! The tick: compares what should be published with what is, and enqueues the difference.
+//! The passes: each compares what should be published with what is, and feeds the difference to the queue.
 //!
-//! Level-triggered: nothing is remembered of what was enqueued before, so a lost event costs one tick
-//! and never correctness.
+//! Level-triggered: nothing is remembered of what was enqueued before, so a lost event costs one pass and never
+//! correctness. The queue gets only as much as is built soon, so that what a client asks for waits for little.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use quarry_storage::{NewJob, Partition, PartitionKey, Snapshot, StorageError, TableId, TableState};
+use futures::{StreamExt as _, stream};
+use quarry_storage::{
+    Bounds, JobId, JobRecord, NewJob, Partition, PartitionKey, Snapshot, StorageError, TableId, TableState,
+};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::jobs::{Details, SCHEDULER, has_ended};
+use super::keys::{KeyError, Span};
 use super::planning::{self, Target};
-use super::staleness::{Freshness, freshness, greatest_age};
+use super::staleness::{Freshness, freshness};
 use super::worker::backoff_name;
 use super::{Inner, RefreshError};
 use crate::model::Preagg;
-use crate::preagg::partition::buckets_within;
+use crate::preagg::partition::{bucket_of, buckets_within};
 use crate::query::rollups::Rollups;
 use crate::tasks::blocking;
-use crate::time::Zone;
+use crate::time::{DAY_MICROS, Granularity, Zone};
 
-/// When the source of each table was last asked for its time range, in UTC microseconds.
-type Looks = HashMap<TableId, i64>;
+/// Refresh keys of one rollup that are asked at the same time.
+const KEYS_AT_ONCE: usize = 4;
 
-/// What a tick knows.
-struct Tick<'a> {
+/// What was seen when the source of each table was last asked for its time range.
+pub(super) type Looks = HashMap<TableId, Look>;
+
+/// A look at a source's time range (§6.1).
+#[derive(Debug, Clone)]
+pub(super) struct Look {
+    /// UTC microseconds.
+    at: i64,
+    /// What the refresh keys said of both ends of the table; empty when that is not known.
+    edges: String,
+}
+
+/// What a pass knows.
+struct Pass<'a> {
     inner: &'a Inner,
     rollups: &'a Rollups,
-    looks: &'a Looks,
     /// Partitions that a queued or running job builds anyway, whoever asked.
     live: &'a HashSet<PartitionKey>,
 }
 
-/// The body of the scheduler: ticks at once, then after every pause, until the stop signal.
+/// The body of the scheduler: a pass at once, then one every tick, until the stop signal.
 pub(super) async fn schedule(inner: Arc<Inner>) {
     let stop = inner.tasks.stop_signal();
-    let mut looks = Looks::new();
     loop {
-        // Losing the tick is harmless: what it enqueued is durable, the rest is found missing again.
-        tokio::select! {
+        let next = Instant::now() + inner.options.tick;
+        // Losing the pass is harmless: what it enqueued is durable, the rest is found missing again.
+        let outcome = tokio::select! {
             () = stop.cancelled() => return,
-            () = tick(&inner, &mut looks) => {}
+            outcome = pass(&inner, &inner.options.zones, inner.options.scheduled_at_once, next) => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "a pass of the scheduler failed");
         }
         // Losing the pause is harmless.
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(inner.options.tick) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }
 
-/// Looks at every scheduled rollup in every zone. A failure is logged and costs its rollup a pause.
-async fn tick(inner: &Inner, looks: &mut Looks) {
-    let rollups = (inner.parts.rollups)();
-    let live = match live_partitions(inner).await {
-        Ok(live) => live,
-        Err(error) => {
-            tracing::warn!(%error, "failed to read the queue");
-            return;
+/// Looks at every scheduled rollup in every zone and has built what is missing or stale, at most `at_once` jobs at the
+/// same time. Gives whether nothing was left to do at `until`.
+pub(super) async fn pass(inner: &Inner, zones: &[Zone], at_once: usize, until: Instant) -> Result<bool, StorageError> {
+    // Who comes meanwhile waits, and then finds the answers of this pass.
+    let Ok(mut looks) = tokio::time::timeout_at(until, inner.looks.lock()).await else { return Ok(false) };
+    let live = live_jobs(inner).await?;
+    let due = due_jobs(inner, zones, &live, &mut looks).await;
+    drop(looks);
+    let scheduled = live.into_iter().filter(|job| job.context == SCHEDULER).map(|job| job.id).collect();
+    feed(inner, due, scheduled, at_once.max(1), until).await
+}
+
+/// Keeps `at_once` scheduled jobs in the queue until all have ended.
+async fn feed(
+    inner: &Inner,
+    mut due: VecDeque<NewJob>,
+    mut live: Vec<JobId>,
+    at_once: usize,
+    until: Instant,
+) -> Result<bool, StorageError> {
+    let stop = inner.tasks.stop_signal();
+    let mut pulse = inner.pulse.subscribe();
+    loop {
+        // Marked as seen before the look, so that what comes after it is not slept through.
+        pulse.borrow_and_update();
+        live = still_live(inner, live).await?;
+        let room = at_once.saturating_sub(live.len()).min(due.len());
+        if room > 0 {
+            let jobs: Vec<NewJob> = due.drain(..room).collect();
+            let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+            live.extend(blocking(move || store.enqueue(&jobs, clock.now())).await?);
+            inner.pulse();
+            continue;
         }
-    };
-    let tick = Tick { inner, rollups: &rollups, looks, live: &live };
-    let mut seen = Looks::new();
-    for zone in &inner.options.zones {
+        if live.is_empty() {
+            return Ok(true);
+        }
+        // Losing any arm is harmless: the loop looks again.
+        tokio::select! {
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep_until(until) => return Ok(false),
+            _ = pulse.changed() => {}
+        }
+    }
+}
+
+async fn live_jobs(inner: &Inner) -> Result<Vec<JobRecord>, StorageError> {
+    let store = inner.parts.store.clone();
+    let jobs = blocking(move || store.jobs()).await?;
+    Ok(jobs.into_iter().filter(|job| !has_ended(job)).collect())
+}
+
+async fn still_live(inner: &Inner, ids: Vec<JobId>) -> Result<Vec<JobId>, StorageError> {
+    let store = inner.parts.store.clone();
+    blocking(move || {
+        let mut live = Vec::with_capacity(ids.len());
+        for id in ids {
+            if store.find_job(&id)?.is_some_and(|job| !has_ended(&job)) {
+                live.push(id);
+            }
+        }
+        Ok(live)
+    })
+    .await
+}
+
+/// What is to be built: the newest partition of each rollup in the first zone, the same in the next zone, then the
+/// next older ones (§16). A failure is logged and costs its rollup a pause.
+async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut Looks) -> VecDeque<NewJob> {
+    let rollups = (inner.parts.rollups)();
+    let live: HashSet<PartitionKey> = live.iter().map(|job| job.partition.clone()).collect();
+    let pass = Pass { inner, rollups: &rollups, live: &live };
+    let mut lists: Vec<VecDeque<NewJob>> = Vec::new();
+    for zone in zones {
         for preagg in rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs) {
-            if !preagg.scheduled_refresh {
+            if !preagg.scheduled_refresh || !preagg.is_stored() {
                 continue;
             }
             let name = format!("{}.{} {zone}", rollups.model().cube(preagg.id.cube).name, preagg.name);
             if !inner.backoff.is_ready(&name, inner.parts.clock.now()) {
                 continue;
             }
-            match tick.refresh(preagg, *zone).await {
-                Ok((table, looked_at)) => {
+            match pass.refresh(preagg, *zone, looks).await {
+                Ok(due) => {
                     inner.backoff.forget(&name);
-                    seen.insert(table, looked_at);
+                    lists.push(due);
                 }
                 Err(error) => {
                     tracing::warn!(rollup = name, %error, "failed to plan a scheduled refresh");
@@ -84,70 +164,118 @@ async fn tick(inner: &Inner, looks: &mut Looks) {
         }
     }
     // Tables of former definitions are not kept.
-    *looks = seen;
+    let now = inner.parts.clock.now();
+    looks.retain(|_, look| now < look.at.saturating_add(2 * DAY_MICROS));
+    in_turns(lists)
 }
 
-async fn live_partitions(inner: &Inner) -> Result<HashSet<PartitionKey>, StorageError> {
-    let store = inner.parts.store.clone();
-    let jobs = blocking(move || store.jobs()).await?;
-    Ok(jobs.into_iter().filter(|job| !has_ended(job)).map(|job| job.partition).collect())
+/// The first of each list, then the second of each, and so on.
+fn in_turns<T>(mut lists: Vec<VecDeque<T>>) -> VecDeque<T> {
+    let mut all = VecDeque::with_capacity(lists.iter().map(VecDeque::len).sum());
+    while lists.iter().any(|list| !list.is_empty()) {
+        all.extend(lists.iter_mut().filter_map(VecDeque::pop_front));
+    }
+    all
 }
 
-impl Tick<'_> {
-    /// Enqueues what a rollup lacks; gives its table and when its source was last looked at.
-    async fn refresh(&self, preagg: &Preagg, zone: Zone) -> Result<(TableId, i64), RefreshError> {
+impl Pass<'_> {
+    /// What a rollup lacks, newest first. Stores what is known of its table from now on.
+    async fn refresh(&self, preagg: &Preagg, zone: Zone, looks: &mut Looks) -> Result<VecDeque<NewJob>, RefreshError> {
         let target = Target::new(self.rollups, preagg, zone)?;
-        let now = self.inner.parts.clock.now();
-        let age = greatest_age(self.rollups.model(), preagg);
         let stored = self.inner.stored_state(&target.table);
-        // The range may be as old as the rows: new buckets are noticed within `refresh_key.every`.
-        let looked_at = self.looks.get(&target.table).copied().filter(|at| at.saturating_add(age) > now);
-        let (state, looked_at) = match looked_at {
-            Some(looked_at) if target.granularity.is_none() || stored.range.is_some() => (stored, looked_at),
-            _ => (planning::look(&self.inner.parts, self.rollups, &target).await?, now),
-        };
+        let (state, look) = self.look(&target, stored, looks.get(&target.table)).await?;
         let wanted = wanted_partitions(&target, state, self.inner.options.max_partitions)?;
-        let due = self.due_partitions(wanted, age);
-        self.store_and_enqueue(&target, state, due).await?;
-        Ok((target.table, looked_at))
+        let due = self.due_partitions(&target, wanted).await;
+        if target.granularity.is_some() && stored != state {
+            let (store, table) = (self.inner.parts.store.clone(), target.table.clone());
+            blocking(move || store.set_table_state(&table, state)).await?;
+        }
+        looks.insert(target.table.clone(), look);
+        let details = Details::new(&target, Value::Object(serde_json::Map::new()), false).to_text();
+        let job = |partition| NewJob { partition, details: details.clone(), context: SCHEDULER.to_owned() };
+        Ok(due.into_iter().map(job).collect())
     }
 
-    /// The partitions that are missing or stale, that nobody builds and that did not just fail.
-    fn due_partitions(&self, wanted: Vec<PartitionKey>, age: i64) -> Vec<PartitionKey> {
-        let (now, snapshot) = (self.inner.parts.clock.now(), self.inner.parts.store.snapshot());
-        let is_due = |key: &PartitionKey| {
-            freshness(published(&snapshot, key), age, now) != Freshness::Fresh
-                && !self.live.contains(key)
-                && self.inner.backoff.is_ready(&backoff_name(key), now)
-        };
-        wanted.into_iter().filter(is_due).collect()
-    }
-
-    async fn store_and_enqueue(
+    /// The table's range: as known, unless the refresh keys of its ends have changed or a day has passed.
+    async fn look(
         &self,
         target: &Target,
-        state: TableState,
-        due: Vec<PartitionKey>,
-    ) -> Result<(), StorageError> {
-        let inner = self.inner;
-        let details = Details::new(target, Value::Object(serde_json::Map::new()), false).to_text();
-        let job = |partition| NewJob { partition, details: details.clone(), context: SCHEDULER.to_owned() };
-        let jobs: Vec<NewJob> = due.into_iter().map(job).collect();
-        let is_new = target.granularity.is_some() && inner.stored_state(&target.table) != state;
-        let state = is_new.then(|| (target.table.clone(), state));
-        if state.is_none() && jobs.is_empty() {
-            return Ok(());
+        stored: TableState,
+        known: Option<&Look>,
+    ) -> Result<(TableState, Look), RefreshError> {
+        let now = self.inner.parts.clock.now();
+        let edges = match (target.granularity, stored.range) {
+            (Some(granularity), Some(range)) => match self.edges(target, granularity, range).await {
+                Ok(edges) => edges,
+                Err(error) => {
+                    // What is known serves until the keys can be evaluated.
+                    self.inner.key_errors.note(&target.table, &error);
+                    return Ok((stored, known.cloned().unwrap_or(Look { at: now, edges: String::new() })));
+                }
+            },
+            (None, _) | (Some(_), None) => String::new(),
+        };
+        let is_current = |look: &&Look| look.edges == edges && now < look.at.saturating_add(DAY_MICROS);
+        if let Some(look) = known.filter(is_current)
+            && stored.range.is_some()
+        {
+            return Ok((stored, look.clone()));
         }
-        let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
-        blocking(move || {
-            if let Some((table, state)) = state {
-                store.set_table_state(&table, state)?;
+        let state = planning::look(&self.inner.parts, self.rollups, target, self.inner.options.timeout).await?;
+        // Other ends have other keys: they are asked for in the next pass.
+        let edges = if state.range == stored.range { edges } else { String::new() };
+        Ok((state, Look { at: now, edges }))
+    }
+
+    /// What the refresh keys say of both ends of a table, and of all time beyond.
+    async fn edges(&self, target: &Target, granularity: Granularity, range: Bounds) -> Result<String, KeyError> {
+        let first = self.value(target, Span::Until(bucket_of(granularity, range.start))).await?;
+        let last = self.value(target, Span::From(bucket_of(granularity, range.end - 1))).await?;
+        Ok(format!("{first}\n{last}"))
+    }
+
+    async fn value(&self, target: &Target, span: Span) -> Result<String, KeyError> {
+        self.inner.keys.value(&self.inner.parts, self.rollups, target, span, i64::MIN).await
+    }
+
+    /// The partitions that are missing or stale, that nobody builds and that did not just fail; newest first. Where the
+    /// keys cannot be evaluated what is published stays.
+    async fn due_partitions(&self, target: &Target, wanted: Vec<PartitionKey>) -> VecDeque<PartitionKey> {
+        let (now, snapshot) = (self.inner.parts.clock.now(), self.inner.parts.store.snapshot());
+        let idle = wanted.into_iter().rev().filter(|key| !self.live.contains(key));
+        let checks = idle.map(|key| {
+            let published = published(&snapshot, &key).cloned();
+            async move {
+                let fresh = match &published {
+                    None => Ok(Freshness::Missing),
+                    Some(partition) => {
+                        let value = self.value(target, Span::Partition(key.bucket)).await;
+                        value.map(|value| freshness(Some(partition), &value))
+                    }
+                };
+                (key, fresh)
             }
-            if jobs.is_empty() { Ok(Vec::new()) } else { store.enqueue(&jobs, clock.now()) }
-        })
-        .await?;
-        inner.pulse();
-        Ok(())
+        });
+        let mut checks = stream::iter(checks).buffered(KEYS_AT_ONCE);
+        let (mut due, mut failed) = (VecDeque::new(), false);
+        while let Some((key, fresh)) = checks.next().await {
+            match fresh {
+                Ok(Freshness::Fresh) => {}
+                Ok(Freshness::Missing | Freshness::Stale) => {
+                    if self.inner.backoff.is_ready(&backoff_name(&key), now) {
+                        due.push_back(key);
+                    }
+                }
+                Err(error) => {
+                    failed = true;
+                    self.inner.key_errors.note(&target.table, &error);
+                }
+            }
+        }
+        if !failed {
+            self.inner.key_errors.forget(&target.table);
+        }
+        due
     }
 }
 
@@ -169,4 +297,16 @@ fn published<'a>(snapshot: &'a Snapshot, key: &PartitionKey) -> Option<&'a Parti
     let start = key.bucket.map_or(i64::MIN, |bucket| bucket.start);
     let found = snapshot.table(&key.table)?.partitions.get(&start)?;
     (found.bucket == key.bucket).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_each_rollup_come_before_the_next_older_ones() {
+        let list = |items: &[&'static str]| items.iter().copied().collect::<VecDeque<_>>();
+        let all = in_turns(vec![list(&["a3", "a2", "a1"]), list(&[]), list(&["b2", "b1"]), list(&["c9"])]);
+        assert_eq!(all, ["a3", "b2", "c9", "a2", "b1", "a1"]);
+    }
 }

@@ -68,13 +68,7 @@ impl Project {
             rollups: Arc::new(move || Arc::clone(&rollups)),
             clock: Clock::Fixed(at("2026-01-01")),
         };
-        let options = RefreshOptions {
-            workers: 2,
-            scheduler,
-            tick: Duration::from_secs(3_600),
-            zones: vec![Zone::UTC],
-            max_partitions: 100,
-        };
+        let options = RefreshOptions { scheduler, max_partitions: 100, ..self::options(2) };
         Self { refresher: Refresher::start(parts, options), dir, store }
     }
 
@@ -255,11 +249,15 @@ fn empty_parts(dir: &tempfile::TempDir) -> RefreshParts {
 
 fn options(workers: usize) -> RefreshOptions {
     RefreshOptions {
-        workers,
+        concurrency: Concurrency::of_all(workers),
         scheduler: true,
         tick: Duration::from_secs(3_600),
+        scheduled_at_once: 2,
         zones: vec![Zone::UTC],
         max_partitions: 10,
+        timeout: PATIENCE,
+        greatest_pause: Duration::from_secs(600),
+        sort_bytes: 1 << 20,
     }
 }
 

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_storage::{ErrorKind, FinishedFile, Gate, JobId, JobRecord, PartitionKey, Publish, StorageError};
+use quarry_storage::{Bounds, ErrorKind, FinishedFile, Gate, JobId, JobRecord, PartitionKey, Publish, StorageError};
 
 use super::Inner;
 use super::build::{self, BuildError, Layout};
 use super::jobs::Details;
+use super::keys::{Span, timed_out};
+use super::permits::Permit;
 use super::planning::{Target, find_source};
 use super::staleness::micros;
 use crate::names::MemberPath;
 use crate::preagg::partition::bucket_of;
 use crate::query::QueryError;
+use crate::query::rollups::Rollups;
 use crate::tasks::{TaskFailure, blocking};
 
 /// Pause after the store failed; doubles up to [`GREATEST_PAUSE`].
@@ -30,6 +33,9 @@ enum WorkError {
     /// The definition cannot be planned, or its source is not there.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// It took too long.
+    #[error("{}", timed_out(*.0))]
+    TimedOut(Duration),
     /// No file was written.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -50,9 +56,12 @@ pub(super) async fn work(inner: Arc<Inner>) {
         // Marked as seen before the claim, so that what comes after it is not slept through.
         pulse.borrow_and_update();
         match claim(&inner).await {
-            Ok(Some(jobs)) => {
+            Ok(Some((jobs, permit))) => {
                 pause = LEAST_PAUSE;
                 process(&inner, jobs).await;
+                // Given back before the others are woken, so that they find the room.
+                drop(permit);
+                inner.pulse();
             }
             // Losing either arm is harmless: the loop looks at both again.
             Ok(None) => tokio::select! {
@@ -72,9 +81,10 @@ pub(super) async fn work(inner: Arc<Inner>) {
     }
 }
 
-async fn claim(inner: &Inner) -> Result<Option<Vec<JobRecord>>, StorageError> {
+async fn claim(inner: &Inner) -> Result<Option<(Vec<JobRecord>, Permit)>, StorageError> {
     let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
-    blocking(move || store.claim(clock.now())).await
+    let permits = Arc::clone(&inner.permits);
+    blocking(move || permits.claim(&store, clock.now())).await
 }
 
 /// Builds the partition of the claimed jobs and ends them, one way or the other.
@@ -92,14 +102,13 @@ async fn process(inner: &Arc<Inner>, jobs: Vec<JobRecord>) {
             tracing::info!(partition = %PartitionName(&key), rows, "published");
         }
         // The records say "running"; the next start queues them again.
-        Err(WorkError::Task(TaskFailure::Aborted)) => return,
+        Err(WorkError::Task(TaskFailure::Aborted)) => {}
         Err(error) => {
             tracing::warn!(partition = %PartitionName(&key), %error, "failed to build a partition");
             inner.backoff.note_failure(&backoff_name(&key), inner.parts.clock.now());
             record_failure(inner, ids, cause_of(&error)).await;
         }
     }
-    inner.pulse();
 }
 
 /// Gives the number of rows published.
@@ -107,14 +116,18 @@ async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>) -> Result<u6
     let Some(first) = jobs.first() else { return Err(WorkError::Gone) };
     let started_at = inner.parts.clock.now();
     let key = first.partition.clone();
-    let file = build(&inner, first).await?;
+    let is_forced = |job: &&JobRecord| Details::parse(&job.details).is_none_or(|details| details.forced);
+    // What a client asked for is stored with what the keys said since.
+    let since = jobs.iter().filter(is_forced).map(|job| job.created_at).min();
+    let limit = inner.options.timeout;
+    let built = tokio::time::timeout(limit, build(&inner, first, since.unwrap_or(i64::MIN))).await;
+    let (file, refresh_key) = built.unwrap_or(Err(WorkError::TimedOut(limit)))?;
     let rows = file.rows();
-    let is_forced = jobs.iter().any(|job| Details::parse(&job.details).is_none_or(|details| details.forced));
+    let is_forced = since.is_some();
     let publish = Publish {
         key,
         file,
-        // Staleness goes by age alone: `refresh_key.sql` is not evaluated yet.
-        refresh_key: String::new(),
+        refresh_key,
         build_ms: u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0),
         jobs: jobs.into_iter().map(|job| job.id).collect(),
         gate: if is_forced { Gate::Open } else { Gate::RefuseEmpty },
@@ -124,8 +137,9 @@ async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>) -> Result<u6
     Ok(rows)
 }
 
-/// Builds the file of a job's partition by the model as it is now.
-async fn build(inner: &Inner, job: &JobRecord) -> Result<FinishedFile, WorkError> {
+/// Builds the file of a job's partition by the model as it is now. With it comes what the refresh keys said before the
+/// source was read: what changes meanwhile is seen as a change later.
+async fn build(inner: &Inner, job: &JobRecord, since: i64) -> Result<(FinishedFile, String), WorkError> {
     let rollups = (inner.parts.rollups)();
     let details = Details::parse(&job.details).ok_or(WorkError::Gone)?;
     let zone = details.zone().ok_or(WorkError::Gone)?;
@@ -141,6 +155,7 @@ async fn build(inner: &Inner, job: &JobRecord) -> Result<FinishedFile, WorkError
     if target.table != job.partition.table || !is_bucket_of_now {
         return Err(WorkError::Gone);
     }
+    let refresh_key = refresh_key(inner, &rollups, &target, bucket, since).await;
     let source = find_source(&inner.parts, &target.data_source)?;
     let statement = rollups.build_sql(preagg, zone, bucket)?;
     let layout = Layout {
@@ -148,9 +163,25 @@ async fn build(inner: &Inner, job: &JobRecord) -> Result<FinishedFile, WorkError
         time_column: rollups.time_column(preagg),
         bounded: !rollups.model().preagg(preagg).straddles(),
         sort_by: build::sort_columns(rollups.model(), preagg),
+        sort_bytes: inner.options.sort_bytes,
     };
     let stream = source.stream(statement).await.map_err(BuildError::from)?;
-    Ok(build::write_partition(&inner.parts.store, stream, layout).await?)
+    Ok((build::write_partition(&inner.parts.store, stream, layout).await?, refresh_key))
+}
+
+/// What the refresh keys of a partition say; nothing when they cannot be evaluated, so that the partition is rebuilt as
+/// soon as they can.
+async fn refresh_key(inner: &Inner, rollups: &Rollups, target: &Target, bucket: Option<Bounds>, since: i64) -> String {
+    match inner.keys.value(&inner.parts, rollups, target, Span::Partition(bucket), since).await {
+        Ok(value) => {
+            inner.key_errors.forget(&target.table);
+            value
+        }
+        Err(error) => {
+            inner.key_errors.note(&target.table, &error);
+            String::new()
+        }
+    }
 }
 
 /// Ends jobs as failed. A store that cannot even record that is asked again a few times; then the jobs
@@ -183,7 +214,9 @@ fn cause_of(error: &WorkError) -> String {
             | ErrorKind::Locked
             | ErrorKind::Bug => "the partition could not be stored; the server's log says why".to_owned(),
         },
-        WorkError::Gone | WorkError::Query(_) | WorkError::Build(_) | WorkError::Task(_) => error.to_string(),
+        WorkError::Gone | WorkError::TimedOut(_) | WorkError::Query(_) | WorkError::Build(_) | WorkError::Task(_) => {
+            error.to_string()
+        }
     };
     if text.trim().is_empty() { "the build failed without a reason".to_owned() } else { text }
 }
@@ -206,8 +239,9 @@ impl std::fmt::Display for PartitionName<'_> {
 }
 
 /// Exponential back-off by name, for what the scheduler would else try at every tick.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
+    greatest: Duration,
     names: std::sync::Mutex<std::collections::HashMap<String, Pause>>,
 }
 
@@ -219,7 +253,11 @@ struct Pause {
 
 impl Backoff {
     const LEAST: Duration = Duration::from_secs(15);
-    const GREATEST: Duration = Duration::from_secs(600);
+
+    /// With pauses of `greatest` at most.
+    pub(super) fn new(greatest: Duration) -> Self {
+        Self { greatest, names: std::sync::Mutex::default() }
+    }
 
     /// Whether there is no pause at `now`.
     pub(super) fn is_ready(&self, name: &str, now: i64) -> bool {
@@ -231,10 +269,10 @@ impl Backoff {
     pub(super) fn note_failure(&self, name: &str, now: i64) {
         let mut names = self.lock();
         // Bounds the map: what has not failed again for so long is forgotten.
-        names.retain(|_, pause| now < pause.until.saturating_add(micros(Self::GREATEST)));
+        names.retain(|_, pause| now < pause.until.saturating_add(micros(self.greatest)));
         let pause = names.entry(name.to_owned()).or_insert(Pause { until: now, length: 0 });
         if pause.until <= now {
-            pause.length = (pause.length * 2).clamp(micros(Self::LEAST), micros(Self::GREATEST));
+            pause.length = (pause.length * 2).max(micros(Self::LEAST)).min(micros(self.greatest));
             pause.until = now.saturating_add(pause.length);
         }
     }
@@ -258,7 +296,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_ten_minutes_and_end_with_success() {
-        let backoff = Backoff::default();
+        let backoff = Backoff::new(Duration::from_secs(600));
         let mut now = 0;
         for length in [15, 30, 60, 120, 240, 480, 600, 600] {
             assert!(backoff.is_ready("a", now));
@@ -276,7 +314,7 @@ mod tests {
 
     #[test]
     fn names_that_no_longer_fail_are_dropped() {
-        let backoff = Backoff::default();
+        let backoff = Backoff::new(Duration::from_secs(600));
         backoff.note_failure("old", 0);
         backoff.note_failure("new", 3_600 * SECOND);
         assert_eq!(backoff.lock().len(), 1);

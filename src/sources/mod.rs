@@ -22,6 +22,13 @@ impl Source {
         Self::Files(Arc::new(files::FileCatalog::new(project)), engine)
     }
 
+    /// The same tables, read by another engine: with memory of its own.
+    pub fn on(&self, engine: Engine) -> Self {
+        match self {
+            Self::Files(catalog, _) => Self::Files(Arc::clone(catalog), engine),
+        }
+    }
+
     /// The word for `dbType` in answers.
     pub fn db_type(&self) -> &'static str {
         match self {

@@ -47,10 +47,14 @@ impl LiveJobs {
         self.partitions.get(key)?.jobs.get(context)
     }
 
-    /// The queued jobs of the partition to build next; empty when there is none.
-    pub(crate) fn next(&self) -> Vec<&JobRecord> {
-        let jobs = self.ready.first().and_then(|ready| self.partitions.get(&ready.key));
-        jobs.into_iter().flat_map(|jobs| jobs.jobs.values()).filter(|job| job.state == JobState::Queued).collect()
+    /// The queued jobs of the partition to build next, of those whose jobs are admitted; empty when there is none.
+    pub(crate) fn next(&self, admits: &dyn Fn(&JobRecord) -> bool) -> Vec<&JobRecord> {
+        let queued = |ready: &Ready| -> Vec<&JobRecord> {
+            let jobs = self.partitions.get(&ready.key).into_iter().flat_map(|jobs| jobs.jobs.values());
+            jobs.filter(|job| job.state == JobState::Queued).collect()
+        };
+        let mut ready = self.ready.iter().map(queued);
+        ready.find(|jobs| jobs.first().is_some_and(|job| admits(job))).unwrap_or_default()
     }
 
     /// Adds a live job, or replaces what is known of it.
@@ -113,7 +117,7 @@ mod tests {
     }
 
     fn next(jobs: &LiveJobs) -> Vec<&str> {
-        jobs.next().iter().map(|job| job.id.as_str()).collect()
+        jobs.next(&|_| true).iter().map(|job| job.id.as_str()).collect()
     }
 
     #[test]
@@ -123,7 +127,7 @@ mod tests {
             jobs.put(job(token, start, created_at));
         }
         let mut order = Vec::new();
-        while !jobs.next().is_empty() {
+        while !jobs.next(&|_| true).is_empty() {
             let tokens: Vec<String> = next(&jobs).into_iter().map(str::to_owned).collect();
             tokens.iter().for_each(|token| jobs.remove(&JobId::from_token(token)));
             order.push(tokens.concat());

@@ -117,6 +117,18 @@ impl Store {
     /// # Errors
     /// The catalog cannot be written; nothing was taken then.
     pub fn claim(&self, now: i64) -> Result<Option<Vec<JobRecord>>, StorageError> {
+        self.claim_if(now, &|_| true)
+    }
+
+    /// As [`Store::claim`], of the partitions whose oldest job is admitted.
+    ///
+    /// # Errors
+    /// The catalog cannot be written; nothing was taken then.
+    pub fn claim_if(
+        &self,
+        now: i64,
+        admits: &dyn Fn(&JobRecord) -> bool,
+    ) -> Result<Option<Vec<JobRecord>>, StorageError> {
         let mut state = self.lock()?;
         let start = |job: &JobRecord| JobRecord {
             state: JobState::Running,
@@ -124,7 +136,7 @@ impl Store {
             started_at: Some(now),
             ..job.clone()
         };
-        let claimed: Vec<JobRecord> = state.jobs.next().into_iter().map(start).collect();
+        let claimed: Vec<JobRecord> = state.jobs.next(admits).into_iter().map(start).collect();
         if claimed.is_empty() {
             return Ok(None);
         }

@@ -20,6 +20,7 @@ mod multi;
 mod property;
 mod readme;
 mod recorded;
+mod refresh;
 mod server;
 mod tables;
 mod tpch;

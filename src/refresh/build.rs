@@ -11,7 +11,7 @@ use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take_
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use futures::StreamExt as _;
-use quarry_storage::{FinishedFile, PartitionKey, PartitionWriter, StorageError, Store};
+use quarry_storage::{FinishedFile, JobPhase, PartitionKey, PartitionWriter, Progress, StorageError, Store};
 use tokio::sync::mpsc;
 
 use crate::engine::{BatchStream, EngineError};
@@ -65,17 +65,18 @@ pub(super) fn sort_columns(model: &Model, preagg: PreaggId) -> Vec<String> {
     dimensions.chain(segments).chain(time).collect()
 }
 
-/// Writes the rows of `stream` into a new file, which is complete and synced but not published.
-/// Dropping the future, or an error, leaves no file.
+/// Writes the rows of `stream` into a new file, which is complete and synced but not published; calls `report`
+/// after every batch. Dropping the future, or an error, leaves no file.
 pub(super) async fn write_partition(
     store: &Store,
     stream: BatchStream,
     layout: Layout,
+    report: impl Fn(Progress) + Send + 'static,
 ) -> Result<FinishedFile, BuildError> {
     let (feed, rows) = mpsc::channel(CHANNEL_BATCHES);
     let encoding = {
         let (store, schema) = (store.clone(), Arc::clone(&stream.schema));
-        blocking(move || encode(&store, &schema, &layout, rows))
+        blocking(move || encode(&store, &schema, &layout, rows, &report))
     };
     let (fed, encoded) = futures::join!(feed_batches(stream, feed), encoding);
     // The encoder's error comes first: when it fails, the feed merely finds the channel closed.
@@ -109,6 +110,7 @@ fn encode(
     source: &Schema,
     layout: &Layout,
     mut rows: mpsc::Receiver<Feed>,
+    report: &dyn Fn(Progress),
 ) -> Result<Option<FinishedFile>, BuildError> {
     let mut sorter =
         Sorter::new(plain_schema(source, layout.time_column.as_deref()), &layout.sort_by, layout.sort_bytes)?;
@@ -118,13 +120,17 @@ fn encode(
         Some(batch) => writer.write(&batch),
         None => Ok(()),
     };
+    let mut received = 0;
     while let Some(message) = rows.blocking_recv() {
         match message {
             Feed::Batch(batch) => {
+                received += batch.num_rows() as u64;
                 sorter.push(&batch)?;
                 if sorter.is_full() {
                     write(&mut writer, sorter.take_sorted()?)?;
                 }
+                let size_bytes = writer.size_bytes();
+                report(Progress { phase: JobPhase::Writing, rows: received, size_bytes, ..Progress::default() });
             }
             Feed::End => {
                 write(&mut writer, sorter.take_sorted()?)?;
@@ -321,7 +327,7 @@ mod tests {
             Ok(rows(&[], &[], &[])),
             Ok(rows(&[Some("Bonn")], &[3], &[3])),
         ];
-        let file = write_partition(&store, stream(batches), layout()).await.expect("written");
+        let file = write_partition(&store, stream(batches), layout(), drop).await.expect("written");
         assert_eq!(file.rows(), 3);
         let publish = Publish {
             key: layout().key,
@@ -343,7 +349,7 @@ mod tests {
     async fn no_rows_are_a_partition_too() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = store(&dir);
-        let file = write_partition(&store, stream(Vec::new()), layout()).await.expect("written");
+        let file = write_partition(&store, stream(Vec::new()), layout(), drop).await.expect("written");
         assert_eq!((file.rows(), file.schema().fields().len()), (0, 4));
     }
 
@@ -354,7 +360,7 @@ mod tests {
         let batches =
             vec![Ok(rows(&[Some("Rome")], &[2], &[1])), Err(EngineError::Execution("division by zero".to_owned()))];
         let before = files_under(&dir.path().join("partitions"));
-        let error = write_partition(&store, stream(batches), layout()).await.expect_err("the source failed");
+        let error = write_partition(&store, stream(batches), layout(), drop).await.expect_err("the source failed");
         assert_eq!(error.to_string(), "division by zero");
         assert_eq!(files_under(&dir.path().join("partitions")), before);
     }

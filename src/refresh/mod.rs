@@ -25,7 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use quarry_storage::{JobId, JobRecord, NewJob, PartitionKey, StorageError, Store, TableId, TableState};
+use quarry_storage::{
+    CancelOutcome, JobId, JobRecord, NewJob, PartitionKey, Progress, StorageError, Store, TableId, TableState,
+};
 use tokio::sync::watch;
 
 pub use self::permits::Concurrency;
@@ -131,6 +133,8 @@ pub struct JobView {
     pub timezone: String,
     /// The security context, as sent.
     pub context: serde_json::Value,
+    /// How far it has come; none when it does not run.
+    pub progress: Option<Progress>,
 }
 
 /// What the refresher works with.
@@ -295,10 +299,30 @@ impl Refresher {
     /// # Errors
     /// The store failed.
     pub async fn find_job(&self, id: &JobId) -> Result<Option<JobView>, RefreshError> {
-        let (store, id) = (self.inner.parts.store.clone(), id.clone());
-        let record = blocking(move || store.find_job(&id)).await?;
+        let (store, wanted) = (self.inner.parts.store.clone(), id.clone());
+        let record = blocking(move || store.find_job(&wanted)).await?;
         let rollups = (self.inner.parts.rollups)();
-        Ok(record.map(|record| jobs::view(record, rollups.model())))
+        let progress = self.inner.parts.store.progress(id);
+        Ok(record.map(|record| JobView { progress, ..jobs::view(record, rollups.model()) }))
+    }
+
+    /// Cancels jobs, queued and running ones, all at once; the outcomes are in the order of `ids`. A build whose
+    /// last job was cancelled stops soon; what was published before it stays. The scheduler leaves the partition
+    /// alone for a while, or it would ask for the same build at its next look.
+    ///
+    /// # Errors
+    /// The store failed; no job was cancelled then.
+    pub async fn cancel(&self, ids: Vec<JobId>) -> Result<Vec<CancelOutcome>, RefreshError> {
+        let inner = &self.inner;
+        let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+        let outcomes = blocking(move || store.cancel(&ids, clock.now())).await?;
+        for outcome in &outcomes {
+            if let CancelOutcome::WasQueued(job) | CancelOutcome::WasRunning(job) = outcome {
+                inner.backoff.note_failure(&worker::backoff_name(&job.partition), inner.parts.clock.now());
+            }
+        }
+        inner.pulse();
+        Ok(outcomes)
     }
 
     /// Waits until all of these have ended, or until the refresher is shut down. Gives the jobs in the
@@ -314,7 +338,7 @@ impl Refresher {
             loop {
                 pulse.borrow_and_update();
                 let Some(view) = self.find_job(id).await? else { break };
-                if jobs::has_ended(&view.record) || stop.is_cancelled() {
+                if view.record.state.has_ended() || stop.is_cancelled() {
                     ended.push(view);
                     break;
                 }

@@ -13,7 +13,7 @@ use quarry_storage::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::jobs::{Details, SCHEDULER, has_ended};
+use super::jobs::{Details, SCHEDULER};
 use super::keys::{KeyError, Span};
 use super::planning::{self, Target};
 use super::staleness::{Freshness, freshness};
@@ -118,7 +118,7 @@ async fn feed(
 async fn live_jobs(inner: &Inner) -> Result<Vec<JobRecord>, StorageError> {
     let store = inner.parts.store.clone();
     let jobs = blocking(move || store.jobs()).await?;
-    Ok(jobs.into_iter().filter(|job| !has_ended(job)).collect())
+    Ok(jobs.into_iter().filter(|job| !job.state.has_ended()).collect())
 }
 
 async fn still_live(inner: &Inner, ids: Vec<JobId>) -> Result<Vec<JobId>, StorageError> {
@@ -126,7 +126,7 @@ async fn still_live(inner: &Inner, ids: Vec<JobId>) -> Result<Vec<JobId>, Storag
     blocking(move || {
         let mut live = Vec::with_capacity(ids.len());
         for id in ids {
-            if store.find_job(&id)?.is_some_and(|job| !has_ended(&job)) {
+            if store.find_job(&id)?.is_some_and(|job| !job.state.has_ended()) {
                 live.push(id);
             }
         }

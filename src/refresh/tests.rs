@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use quarry_storage::{Bounds, FileId, StoreOptions, Table};
+use quarry_storage::{Bounds, CancelOutcome, FileId, JobPhase, StoreOptions, Table};
 
 use super::*;
 use crate::engine::{Engine, EngineOptions};
@@ -39,9 +39,8 @@ cubes:
 ";
 
 /// One cube over `data/orders.csv`, with a rollup of monthly partitions and one that is a single table.
-fn model() -> Model {
-    let compiled =
-        compile_sources(&[(PathBuf::from("model/orders.yml"), MODEL.to_owned())], &CompileContext::default());
+fn model(text: &str) -> Model {
+    let compiled = compile_sources(&[(PathBuf::from("model/orders.yml"), text.to_owned())], &CompileContext::default());
     compiled.expect("a sound model").model
 }
 
@@ -54,6 +53,10 @@ struct Project {
 
 impl Project {
     fn start(data: &str, scheduler: bool) -> Self {
+        Self::start_with(MODEL, data, scheduler)
+    }
+
+    fn start_with(text: &str, data: &str, scheduler: bool) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(dir.path().join("data")).expect("a folder");
         std::fs::write(dir.path().join("data/orders.csv"), data).expect("a file");
@@ -61,7 +64,7 @@ impl Project {
         let store = Store::open(options).expect("an empty folder");
         let engine = Engine::new(EngineOptions { memory_bytes: 64 << 20, cores: 1 }).expect("an engine");
         let source = Source::files(dir.path().to_owned(), engine);
-        let rollups = Arc::new(Rollups::new(Arc::new(model())));
+        let rollups = Arc::new(Rollups::new(Arc::new(model(text))));
         let parts = RefreshParts {
             store: store.clone(),
             sources: Arc::new(BTreeMap::from([("default".to_owned(), source)])),
@@ -211,6 +214,39 @@ async fn a_source_that_fails_fails_its_jobs_and_keeps_what_is_published() {
     assert_eq!(project.partitions("whole"), before);
     assert!(project.refresher.post(select("monthly", None)).await.is_err(), "its range cannot be seen");
     project.refresher.shut_down(PATIENCE).await;
+}
+
+/// A rollup over more rows than anybody waits for.
+const ENDLESS: &str = "
+cubes:
+  - name: orders
+    sql: SELECT value AS amount FROM generate_series(1, 1000000000000)
+    measures: [{name: total, type: sum, sql: amount}]
+    dimensions: [{name: parity, sql: 'amount % 2', type: number}]
+    pre_aggregations:
+      - {name: whole, measures: [total], dimensions: [parity]}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_build_stops_and_leaves_nothing() {
+    let project = Project::start_with(ENDLESS, WINTER, false);
+    let (refresher, store) = (&project.refresher, &project.store);
+    let ids = refresher.post(select("whole", None)).await.expect("taken");
+    let querying = async {
+        while store.progress(&ids[0]).is_none_or(|progress| progress.phase != JobPhase::Querying) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, querying).await.expect("in time");
+    let running = refresher.find_job(&ids[0]).await.expect("the store works").expect("a job");
+    assert_eq!((running.status.as_str(), running.progress.is_some()), ("processing", true));
+    let outcomes = refresher.cancel(ids.clone()).await.expect("the store works");
+    assert!(matches!(&outcomes[..], [CancelOutcome::WasRunning(_)]), "{outcomes:?}");
+    let ended = refresher.wait(&ids).await.expect("the store works").remove(0);
+    assert_eq!((ended.status.as_str(), ended.progress), ("failure: the job was cancelled", None));
+    // Would wait for ever, did the build go on.
+    refresher.shut_down(Duration::MAX).await;
+    assert_eq!(store.snapshot().tables().map(|(_, table)| table.partitions.len()).sum::<usize>(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_storage::{Bounds, ErrorKind, FinishedFile, Gate, JobId, JobRecord, PartitionKey, Publish, StorageError};
+use quarry_storage::{
+    Bounds, ErrorKind, FinishedFile, Gate, JobPhase, JobRecord, Lease, PartitionKey, Progress, Publish, StorageError,
+};
 
 use super::Inner;
 use super::build::{self, BuildError, Layout};
@@ -27,6 +29,9 @@ const RECORD_TRIES: u32 = 5;
 /// Why a partition was not built. The text is what clients see behind `failure: `.
 #[derive(Debug, thiserror::Error)]
 enum WorkError {
+    /// All its jobs were cancelled, or ended by somebody else.
+    #[error("the job was cancelled")]
+    Cancelled,
     /// The definition was removed or changed since the job was made.
     #[error("pre-aggregation is no longer in the data model")]
     Gone,
@@ -91,10 +96,10 @@ async fn claim(inner: &Inner) -> Result<Option<(Vec<JobRecord>, Permit)>, Storag
 async fn process(inner: &Arc<Inner>, jobs: Vec<JobRecord>) {
     let Some(first) = jobs.first() else { return };
     let key = first.partition.clone();
-    let ids: Vec<JobId> = jobs.iter().map(|job| job.id.clone()).collect();
-    tracing::info!(partition = %PartitionName(&key), jobs = ids.len(), attempt = first.attempt, "building");
+    let leases: Arc<[Lease]> = jobs.iter().map(JobRecord::lease).collect();
+    tracing::info!(partition = %PartitionName(&key), jobs = leases.len(), attempt = first.attempt, "building");
     // A task of its own: a panic in it fails the jobs and not the worker.
-    let building = build_and_publish(Arc::clone(inner), jobs);
+    let building = build_and_publish(Arc::clone(inner), jobs, Arc::clone(&leases));
     let outcome = inner.tasks.run(building).await.unwrap_or_else(|failure| Err(failure.into()));
     match outcome {
         Ok(rows) => {
@@ -103,16 +108,20 @@ async fn process(inner: &Arc<Inner>, jobs: Vec<JobRecord>) {
         }
         // The records say "running"; the next start queues them again.
         Err(WorkError::Task(TaskFailure::Aborted)) => {}
+        // Who cancelled it has ended the jobs.
+        Err(WorkError::Cancelled | WorkError::Storage(StorageError::LostLease { .. })) => {
+            tracing::info!(partition = %PartitionName(&key), "the build was cancelled");
+        }
         Err(error) => {
             tracing::warn!(partition = %PartitionName(&key), %error, "failed to build a partition");
             inner.backoff.note_failure(&backoff_name(&key), inner.parts.clock.now());
-            record_failure(inner, ids, cause_of(&error)).await;
+            record_failure(inner, leases, cause_of(&error)).await;
         }
     }
 }
 
 /// Gives the number of rows published.
-async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>) -> Result<u64, WorkError> {
+async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>, leases: Arc<[Lease]>) -> Result<u64, WorkError> {
     let Some(first) = jobs.first() else { return Err(WorkError::Gone) };
     let started_at = inner.parts.clock.now();
     let key = first.partition.clone();
@@ -120,16 +129,22 @@ async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>) -> Result<u6
     // What a client asked for is stored with what the keys said since.
     let since = jobs.iter().filter(is_forced).map(|job| job.created_at).min();
     let limit = inner.options.timeout;
-    let built = tokio::time::timeout(limit, build(&inner, first, since.unwrap_or(i64::MIN))).await;
+    let building = tokio::time::timeout(limit, build(&inner, first, &leases, since.unwrap_or(i64::MIN)));
+    // Losing the build leaves no file behind and ends its query; losing the other arm is harmless.
+    let built = tokio::select! {
+        built = building => built,
+        () = until_cancelled(&inner, &leases) => return Err(WorkError::Cancelled),
+    };
     let (file, refresh_key) = built.unwrap_or(Err(WorkError::TimedOut(limit)))?;
-    let rows = file.rows();
+    let (rows, size_bytes) = (file.rows(), file.size_bytes());
+    report(&inner, &leases, Progress { phase: JobPhase::Publishing, rows, size_bytes, ..Progress::default() });
     let is_forced = since.is_some();
     let publish = Publish {
         key,
         file,
         refresh_key,
         build_ms: u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0),
-        jobs: jobs.into_iter().map(|job| job.id).collect(),
+        jobs: leases.to_vec(),
         gate: if is_forced { Gate::Open } else { Gate::RefuseEmpty },
     };
     let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
@@ -137,9 +152,30 @@ async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>) -> Result<u6
     Ok(rows)
 }
 
+/// Ends once nobody wants the build any more. Whoever cancels a job moves the pulse.
+async fn until_cancelled(inner: &Inner, leases: &[Lease]) {
+    let mut pulse = inner.pulse.subscribe();
+    loop {
+        pulse.borrow_and_update();
+        if !inner.parts.store.holds_any(leases) || pulse.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn report(inner: &Inner, leases: &[Lease], progress: Progress) {
+    // Whether the leases are still held is for `until_cancelled` to see.
+    let _ = inner.parts.store.report(leases, Progress { updated_at: inner.parts.clock.now(), ..progress });
+}
+
 /// Builds the file of a job's partition by the model as it is now. With it comes what the refresh keys said before the
 /// source was read: what changes meanwhile is seen as a change later.
-async fn build(inner: &Inner, job: &JobRecord, since: i64) -> Result<(FinishedFile, String), WorkError> {
+async fn build(
+    inner: &Arc<Inner>,
+    job: &JobRecord,
+    leases: &Arc<[Lease]>,
+    since: i64,
+) -> Result<(FinishedFile, String), WorkError> {
     let rollups = (inner.parts.rollups)();
     let details = Details::parse(&job.details).ok_or(WorkError::Gone)?;
     let zone = details.zone().ok_or(WorkError::Gone)?;
@@ -165,8 +201,11 @@ async fn build(inner: &Inner, job: &JobRecord, since: i64) -> Result<(FinishedFi
         sort_by: build::sort_columns(rollups.model(), preagg),
         sort_bytes: inner.options.sort_bytes,
     };
+    report(inner, leases, Progress { phase: JobPhase::Querying, ..Progress::default() });
     let stream = source.stream(statement).await.map_err(BuildError::from)?;
-    Ok((build::write_partition(&inner.parts.store, stream, layout).await?, refresh_key))
+    let (shared, held) = (Arc::clone(inner), Arc::clone(leases));
+    let written = move |progress| report(&shared, &held, progress);
+    Ok((build::write_partition(&inner.parts.store, stream, layout, written).await?, refresh_key))
 }
 
 /// What the refresh keys of a partition say; nothing when they cannot be evaluated, so that the partition is rebuilt as
@@ -186,13 +225,12 @@ async fn refresh_key(inner: &Inner, rollups: &Rollups, target: &Target, bucket: 
 
 /// Ends jobs as failed. A store that cannot even record that is asked again a few times; then the jobs
 /// stay "running" until the next start queues them again.
-async fn record_failure(inner: &Inner, ids: Vec<JobId>, cause: String) {
-    let ids: Arc<[JobId]> = ids.into();
+async fn record_failure(inner: &Inner, leases: Arc<[Lease]>, cause: String) {
     let mut pause = LEAST_PAUSE;
     for remaining in (0..RECORD_TRIES).rev() {
         let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
-        let (ids, cause) = (Arc::clone(&ids), cause.clone());
-        match blocking(move || store.fail(&ids, &cause, clock.now())).await {
+        let (leases, cause) = (Arc::clone(&leases), cause.clone());
+        match blocking(move || store.fail(&leases, &cause, clock.now())).await {
             Ok(()) => return,
             Err(error) if remaining == 0 => tracing::error!(%error, "failed to record a failure"),
             Err(_) => tokio::time::sleep(pause).await,
@@ -214,9 +252,12 @@ fn cause_of(error: &WorkError) -> String {
             | ErrorKind::Locked
             | ErrorKind::Bug => "the partition could not be stored; the server's log says why".to_owned(),
         },
-        WorkError::Gone | WorkError::TimedOut(_) | WorkError::Query(_) | WorkError::Build(_) | WorkError::Task(_) => {
-            error.to_string()
-        }
+        WorkError::Cancelled
+        | WorkError::Gone
+        | WorkError::TimedOut(_)
+        | WorkError::Query(_)
+        | WorkError::Build(_)
+        | WorkError::Task(_) => error.to_string(),
     };
     if text.trim().is_empty() { "the build failed without a reason".to_owned() } else { text }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::{JobId, JobRecord, JobState, PartitionKey};
+use crate::{JobId, JobRecord, JobState, Lease, PartitionKey};
 
 /// Queued and running jobs. Holds what the catalog holds; the catalog is written first.
 #[derive(Debug, Default)]
@@ -40,6 +40,11 @@ impl LiveJobs {
     pub(crate) fn find(&self, id: &JobId) -> Option<&JobRecord> {
         let (key, context) = self.places.get(id)?;
         self.partitions.get(key)?.jobs.get(context)
+    }
+
+    /// The job of a lease, when it runs and in the lease's attempt.
+    pub(crate) fn find_leased(&self, lease: &Lease) -> Option<&JobRecord> {
+        self.find(&lease.job).filter(|job| job.state == JobState::Running && job.attempt == lease.attempt)
     }
 
     /// The live job of a partition and context.

@@ -15,7 +15,8 @@ use crate::catalog::{Batch, PartitionRecord};
 use crate::store::{NextSnapshot, State, retire};
 use crate::writer::Hash;
 use crate::{
-    Bounds, FinishedFile, JobId, JobRecord, JobState, Partition, PartitionKey, SnapshotId, StorageError, Store, Table,
+    Bounds, FinishedFile, JobOutput, JobRecord, JobState, Lease, Partition, PartitionKey, SnapshotId, StorageError,
+    Store, Table,
 };
 
 /// Whether an empty result may replace a non-empty one.
@@ -38,8 +39,8 @@ pub struct Publish {
     pub refresh_key: String,
     /// How long the build took, in milliseconds.
     pub build_ms: u64,
-    /// Jobs that are done with it; none when no job asked for the build.
-    pub jobs: Vec<JobId>,
+    /// The jobs that are done with it, as claimed; none when no job asked for the build.
+    pub jobs: Vec<Lease>,
     /// The sanity gate.
     pub gate: Gate,
 }
@@ -53,7 +54,8 @@ impl Store {
     /// Nothing has changed, and the new file is deleted:
     /// - `Corrupt`: the file on disk is not what was written; `NotFound`: it is gone.
     /// - `Refused`: rows outside of the bucket, the gate, or an overlap with another partition of the table.
-    /// - `Conflict`: one of `jobs` does not run any more, or builds another partition.
+    /// - `Conflict`: one of `jobs` does not run any more, or builds another partition. Jobs that were cancelled
+    ///   meanwhile do no harm as long as one remains that wants the partition.
     ///
     /// The catalog cannot be written (`Full`, `Transient`): this process goes on with the old file, and the next
     /// open finds either the old one or the new one.
@@ -63,7 +65,7 @@ impl Store {
         self.check_file(&key, &file)?;
 
         let mut state = self.lock()?;
-        let done = end_jobs(&state, &key, &jobs, file.file.id, now)?;
+        let done = self.done_jobs(&state, &key, &jobs, &file, now)?;
         let mut next = NextSnapshot::after(&self.snapshot());
         let is_new_table = !next.snapshot.tables.contains_key(&key.table);
         let table = next.table(&key.table);
@@ -98,10 +100,42 @@ impl Store {
 
         // On disk; now memory, which cannot fail.
         done.iter().for_each(|job| state.jobs.remove(&job.id));
+        self.inner.leases.end(done.iter().map(|job| &job.id));
         state.garbage.extend(garbage);
         let id = next.id();
         self.swap(next);
         Ok(id)
+    }
+
+    /// The jobs as they will be. Each must run, in the attempt of its lease and for this partition: a worker whose
+    /// job was ended by somebody else has lost the right to publish. Cancelled ones are left out, unless that
+    /// leaves nobody who wants the partition.
+    fn done_jobs(
+        &self,
+        state: &State,
+        key: &PartitionKey,
+        leases: &[Lease],
+        file: &FinishedFile,
+        now: i64,
+    ) -> Result<Vec<JobRecord>, StorageError> {
+        let output = Some(JobOutput { rows: file.rows, size_bytes: file.size_bytes });
+        let lost = |lease: &Lease| StorageError::LostLease { job: lease.job.clone(), partition: key.clone() };
+        let mut done = Vec::with_capacity(leases.len());
+        for lease in leases {
+            if let Some(job) = state.jobs.find_leased(lease).filter(|job| job.partition == *key) {
+                let state = JobState::Done { file: file.file.id, output };
+                done.push(JobRecord { state, ended_at: Some(now), ..job.clone() });
+                continue;
+            }
+            match self.inner.catalog.find_job(&lease.job)? {
+                Some(job) if job.state == JobState::Cancelled && job.partition == *key => {}
+                _ => return Err(lost(lease)),
+            }
+        }
+        match leases.first() {
+            Some(first) if done.is_empty() => Err(lost(first)),
+            _ => Ok(done),
+        }
     }
 
     /// Checks all that can be checked about the file alone.
@@ -157,24 +191,6 @@ fn checksum(file: &mut File) -> std::io::Result<u64> {
             read => hash.update(buffer.get(..read).unwrap_or_default()),
         }
     }
-}
-
-/// The jobs as they will be. Each must run, and for this partition: a worker whose job was ended by somebody
-/// else has lost the right to publish.
-fn end_jobs(
-    state: &State,
-    key: &PartitionKey,
-    jobs: &[JobId],
-    file: crate::FileId,
-    now: i64,
-) -> Result<Vec<JobRecord>, StorageError> {
-    let end = |id: &JobId| match state.jobs.find(id) {
-        Some(job) if job.state == JobState::Running && job.partition == *key => {
-            Ok(JobRecord { state: JobState::Done { file }, ended_at: Some(now), ..job.clone() })
-        }
-        _ => Err(StorageError::LostLease { job: id.clone(), partition: key.clone() }),
-    };
-    jobs.iter().map(end).collect()
 }
 
 /// No other partition of the table shares a moment with this one. One without bucket covers everything.

@@ -1,14 +1,16 @@
 //! Durable job records.
 //!
-//! A job is queued → running → done or failed. The catalog is written first, memory after it, both under the
-//! store's lock. [`Store::publish`] ends a job as done, in the same batch that publishes its partition.
+//! A job is queued → running → done, failed or cancelled. The catalog is written first, memory after it, both
+//! under the store's lock. [`Store::publish`] ends a job as done, in the same batch that publishes its partition.
+//! Who runs a job holds a [`Lease`]: once somebody else has ended the job, that worker can do nothing to it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::catalog::Batch;
-use crate::{FileId, JobId, PartitionKey, StorageError, Store};
+use crate::store::State;
+use crate::{FileId, JobId, Lease, PartitionKey, StorageError, Store};
 
 /// Most jobs that may be queued or running.
 const MAX_LIVE_JOBS: usize = 100_000;
@@ -58,12 +60,48 @@ pub enum JobState {
     Done {
         /// The file published.
         file: FileId,
+        /// How large it is; none for a job that was done under format 1 of the store.
+        output: Option<JobOutput>,
     },
     /// The build failed.
     Failed {
         /// Why.
         cause: String,
     },
+    /// Somebody did not want it any more; what was published before stays.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether the job has come to its end, which it never leaves.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Queued | Self::Running => false,
+            Self::Done { .. } | Self::Failed { .. } | Self::Cancelled => true,
+        }
+    }
+}
+
+/// What a done job has published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobOutput {
+    /// Rows of the partition.
+    pub rows: u64,
+    /// Bytes of its file.
+    pub size_bytes: u64,
+}
+
+/// What became of the wish to cancel a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// It waited, and will not be built. The record as it is now.
+    WasQueued(JobRecord),
+    /// It ran, and cannot publish any more; its build ends soon. The record as it is now.
+    WasRunning(JobRecord),
+    /// It had come to its end before: nothing has changed.
+    HadEnded(JobRecord),
+    /// No such job.
+    Unknown,
 }
 
 impl Store {
@@ -112,7 +150,8 @@ impl Store {
     /// Takes all queued jobs of one partition that nobody builds; none when there is nothing to do.
     ///
     /// The partition of the oldest job comes first, at equal age that of the newest bucket. The jobs run from now
-    /// on: the caller ends them with [`Store::publish`] or [`Store::fail`].
+    /// on: the caller holds their leases, says how it goes with [`Store::report`], and ends them with
+    /// [`Store::publish`] or [`Store::fail`].
     ///
     /// # Errors
     /// The catalog cannot be written; nothing was taken then.
@@ -143,17 +182,18 @@ impl Store {
         let mut batch = Batch::default();
         claimed.iter().for_each(|job| batch.put_job(job));
         self.inner.catalog.commit(batch)?;
+        self.inner.leases.grant(&claimed, now);
         claimed.iter().for_each(|job| state.jobs.put(job.clone()));
         Ok(Some(claimed))
     }
 
-    /// Ends running jobs as failed. Jobs that do not run (any more) stay as they are.
+    /// Ends running jobs as failed. Jobs whose lease is not held (any more) stay as they are.
     ///
     /// # Errors
     /// The catalog cannot be written; no job has ended then.
-    pub fn fail(&self, jobs: &[JobId], cause: &str, now: i64) -> Result<(), StorageError> {
+    pub fn fail(&self, leases: &[Lease], cause: &str, now: i64) -> Result<(), StorageError> {
         let mut state = self.lock()?;
-        let running = jobs.iter().filter_map(|id| state.jobs.find(id)).filter(|job| job.state == JobState::Running);
+        let running = leases.iter().filter_map(|lease| state.jobs.find_leased(lease));
         let failed: Vec<JobRecord> = running
             .map(|job| JobRecord {
                 state: JobState::Failed { cause: cause.to_owned() },
@@ -161,10 +201,50 @@ impl Store {
                 ..job.clone()
             })
             .collect();
+        self.end_jobs(&mut state, &failed)
+    }
+
+    /// Cancels jobs, all at once. One that waits is never built. One that runs loses its lease: its build can
+    /// publish nothing from here on, and its worker learns of that from [`Store::report`]. A build that several
+    /// jobs share goes on for the others. The outcomes are in the order of `jobs`.
+    ///
+    /// # Errors
+    /// The catalog cannot be read or written; no job was cancelled then.
+    pub fn cancel(&self, jobs: &[JobId], now: i64) -> Result<Vec<CancelOutcome>, StorageError> {
+        let mut state = self.lock()?;
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        let mut cancelled: Vec<JobRecord> = Vec::new();
+        for id in jobs {
+            let known = cancelled.iter().find(|job| job.id == *id);
+            let outcome = match (known, state.jobs.find(id)) {
+                // Named twice.
+                (Some(job), _) => CancelOutcome::HadEnded(job.clone()),
+                (None, Some(live)) => {
+                    let job = JobRecord { state: JobState::Cancelled, ended_at: Some(now), ..live.clone() };
+                    cancelled.push(job.clone());
+                    match live.state {
+                        JobState::Running => CancelOutcome::WasRunning(job),
+                        _ => CancelOutcome::WasQueued(job),
+                    }
+                }
+                (None, None) => {
+                    let ended = self.inner.catalog.find_job(id)?;
+                    ended.map_or(CancelOutcome::Unknown, CancelOutcome::HadEnded)
+                }
+            };
+            outcomes.push(outcome);
+        }
+        self.end_jobs(&mut state, &cancelled)?;
+        Ok(outcomes)
+    }
+
+    /// Writes jobs that have ended, then forgets them as live ones.
+    fn end_jobs(&self, state: &mut State, ended: &[JobRecord]) -> Result<(), StorageError> {
         let mut batch = Batch::default();
-        failed.iter().for_each(|job| batch.put_job(job));
+        ended.iter().for_each(|job| batch.put_job(job));
         self.inner.catalog.commit(batch)?;
-        failed.iter().for_each(|job| state.jobs.remove(&job.id));
+        ended.iter().for_each(|job| state.jobs.remove(&job.id));
+        self.inner.leases.end(ended.iter().map(|job| &job.id));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::catalog::{Batch, Catalog, Contents, GarbageRecord, PartitionRecord};
 use crate::files::{FileIds, Files, FoundFile, create_folder};
 use crate::gc::{Garbage, GarbageFile, delete_orphans};
 use crate::live_jobs::LiveJobs;
+use crate::progress::Leases;
 use crate::{
     FileId, JobState, Partition, PartitionKey, PartitionWriter, Snapshot, SnapshotId, StorageError, Table, TableId,
     TableState,
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) catalog: Catalog,
     snapshot: ArcSwap<Snapshot>,
     state: Mutex<State>,
+    pub(crate) leases: Leases,
 }
 
 /// What changes with the catalog. Holding its lock is the right to change both.
@@ -82,6 +84,7 @@ impl Store {
             catalog,
             snapshot: ArcSwap::from_pointee(snapshot),
             state: Mutex::new(state),
+            leases: Leases::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -272,7 +275,7 @@ fn recover(catalog: &Catalog, files: &Files) -> Result<(Snapshot, State), Storag
                 job.state = JobState::Queued;
                 batch.put_job(&job);
             }
-            JobState::Done { .. } | JobState::Failed { .. } => continue,
+            JobState::Done { .. } | JobState::Failed { .. } | JobState::Cancelled => continue,
         }
         jobs.put(job);
     }

@@ -112,6 +112,11 @@ impl PartitionWriter {
         self.rows
     }
 
+    /// Bytes so far, those that wait to be compressed included; 0 after a failed write.
+    pub fn size_bytes(&self) -> u64 {
+        self.encoder.as_ref().map_or(0, |encoder| (encoder.bytes_written() + encoder.in_progress_size()) as u64)
+    }
+
     /// Completes and syncs the file. A file without rows is a valid one.
     ///
     /// # Errors
@@ -138,6 +143,11 @@ impl PartitionWriter {
 }
 
 impl FinishedFile {
+    /// Bytes of it.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
     /// Rows in it.
     pub fn rows(&self) -> u64 {
         self.rows

@@ -17,7 +17,9 @@ use crate::catalog::record::RecordFault;
 use crate::{FileId, JobId, JobRecord, PartitionKey, SnapshotId, StorageError, TableId, TableState};
 
 /// The newest format of the store as a whole: layout of folders, kinds of keys, meaning of records.
-const FORMAT: u32 = 1;
+///
+/// 2: jobs may be cancelled, and tell what they published.
+const FORMAT: u32 = 2;
 
 /// The open catalog; it holds RocksDB's lock.
 #[derive(Debug)]
@@ -55,15 +57,20 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// A new store gets our format; one of a later release is left alone.
+    /// A new store, or one of an earlier release, gets our format; one of a later release is left alone.
+    ///
+    /// Nothing is rewritten: records carry versions of their own, and those of every earlier format are read.
+    /// The number is raised before the first new record is written, so that an earlier release says why it does
+    /// not open the store, instead of meeting records that it takes for damaged.
     fn check_format(&self) -> Result<(), StorageError> {
-        if let Some(found) = self.number(key::FORMAT)? {
-            let found = u32::try_from(found).unwrap_or(u32::MAX);
-            if found > FORMAT {
+        match self.number(key::FORMAT)?.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
+            Some(found) if found > FORMAT => {
                 let dir = self.dir.parent().unwrap_or(&self.dir).to_owned();
                 return Err(StorageError::NewerFormat { dir, found, known: FORMAT });
             }
-            return Ok(());
+            Some(FORMAT) => return Ok(()),
+            Some(found) => tracing::info!(from = found, to = FORMAT, "the store is taken over from an earlier format"),
+            None => {}
         }
         let mut batch = Batch::default();
         batch.0.put(key::FORMAT, record::encode_number(u64::from(FORMAT)));
@@ -270,7 +277,7 @@ mod tests {
         drop(catalog);
         let error = open(dir.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
-        assert!(error.to_string().contains("has format 2, and this program knows formats up to 1"), "{error}");
+        assert!(error.to_string().contains("has format 3, and this program knows formats up to 2"), "{error}");
     }
 
     #[test]

@@ -7,10 +7,12 @@
 use std::path::PathBuf;
 
 pub(crate) use crate::error::RecordFault;
-use crate::{Bounds, FileId, JobId, JobRecord, JobState, Partition, PartitionKey, TableId, TableState};
+use crate::{Bounds, FileId, JobId, JobOutput, JobRecord, JobState, Partition, PartitionKey, TableId, TableState};
 
-/// The version that all records have today.
+/// The version that most records have today.
 const VERSION: u8 = 1;
+/// That of jobs: since 2 a done job tells its rows and bytes, and a job may be cancelled.
+const JOB_VERSION: u8 = 2;
 
 /// A live partition; its table and start are in the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,23 +47,23 @@ pub(crate) struct GarbageRecord {
 }
 
 pub(crate) fn encode_number(value: u64) -> Vec<u8> {
-    Encoder::new().u64(value).0
+    Encoder::new(VERSION).u64(value).0
 }
 
 pub(crate) fn decode_number(bytes: &[u8]) -> Result<u64, RecordFault> {
-    decode(bytes, |from| from.u64())
+    decode(bytes, VERSION, |from| from.u64())
 }
 
 pub(crate) fn encode_table(state: &TableState) -> Vec<u8> {
-    Encoder::new().bounds(state.range).u8(u8::from(state.complete)).0
+    Encoder::new(VERSION).bounds(state.range).u8(u8::from(state.complete)).0
 }
 
 pub(crate) fn decode_table(bytes: &[u8]) -> Result<TableState, RecordFault> {
-    decode(bytes, |from| Ok(TableState { range: from.bounds()?, complete: from.bool()? }))
+    decode(bytes, VERSION, |from| Ok(TableState { range: from.bounds()?, complete: from.bool()? }))
 }
 
 pub(crate) fn encode_partition(record: &PartitionRecord) -> Vec<u8> {
-    Encoder::new()
+    Encoder::new(VERSION)
         .bounds(record.bucket)
         .u64(record.file.0)
         .u64(record.rows)
@@ -75,7 +77,7 @@ pub(crate) fn encode_partition(record: &PartitionRecord) -> Vec<u8> {
 }
 
 pub(crate) fn decode_partition(bytes: &[u8]) -> Result<PartitionRecord, RecordFault> {
-    decode(bytes, |from| {
+    decode(bytes, VERSION, |from| {
         Ok(PartitionRecord {
             bucket: from.bounds()?,
             file: FileId(from.u64()?),
@@ -91,29 +93,30 @@ pub(crate) fn decode_partition(bytes: &[u8]) -> Result<PartitionRecord, RecordFa
 }
 
 pub(crate) fn encode_garbage(record: &GarbageRecord) -> Vec<u8> {
-    Encoder::new().partition(&record.partition).u64(record.size_bytes).i64(record.since).0
+    Encoder::new(VERSION).partition(&record.partition).u64(record.size_bytes).i64(record.since).0
 }
 
 pub(crate) fn decode_garbage(bytes: &[u8]) -> Result<GarbageRecord, RecordFault> {
-    decode(bytes, |from| {
+    decode(bytes, VERSION, |from| {
         Ok(GarbageRecord { partition: from.partition()?, size_bytes: from.u64()?, since: from.i64()? })
     })
 }
 
 pub(crate) fn encode_job(job: &JobRecord) -> Vec<u8> {
-    let encoder = Encoder::new().partition(&job.partition).text(&job.details).text(&job.context);
+    let encoder = Encoder::new(JOB_VERSION).partition(&job.partition).text(&job.details).text(&job.context);
     let encoder = match &job.state {
         JobState::Queued => encoder.u8(0),
         JobState::Running => encoder.u8(1),
-        JobState::Done { file } => encoder.u8(2).u64(file.0),
+        JobState::Done { file, output } => encoder.u8(2).u64(file.0).output(*output),
         JobState::Failed { cause } => encoder.u8(3).text(cause),
+        JobState::Cancelled => encoder.u8(4),
     };
     encoder.u32(job.attempt).i64(job.created_at).optional_i64(job.started_at).optional_i64(job.ended_at).0
 }
 
 /// The token is in the key.
 pub(crate) fn decode_job(id: JobId, bytes: &[u8]) -> Result<JobRecord, RecordFault> {
-    decode(bytes, |from| {
+    decode(bytes, JOB_VERSION, |from| {
         Ok(JobRecord {
             id,
             partition: from.partition()?,
@@ -122,8 +125,9 @@ pub(crate) fn decode_job(id: JobId, bytes: &[u8]) -> Result<JobRecord, RecordFau
             state: match from.u8()? {
                 0 => JobState::Queued,
                 1 => JobState::Running,
-                2 => JobState::Done { file: FileId(from.u64()?) },
+                2 => JobState::Done { file: FileId(from.u64()?), output: from.output()? },
                 3 => JobState::Failed { cause: from.text()? },
+                4 if from.version >= 2 => JobState::Cancelled,
                 tag => return Err(RecordFault::Tag(tag)),
             },
             attempt: from.u32()?,
@@ -139,8 +143,8 @@ pub(crate) fn decode_job(id: JobId, bytes: &[u8]) -> Result<JobRecord, RecordFau
 struct Encoder(Vec<u8>);
 
 impl Encoder {
-    fn new() -> Self {
-        Self(vec![VERSION])
+    fn new(version: u8) -> Self {
+        Self(vec![version])
     }
 
     fn bytes(mut self, bytes: &[u8]) -> Self {
@@ -182,30 +186,44 @@ impl Encoder {
         }
     }
 
+    fn output(self, value: Option<JobOutput>) -> Self {
+        match value {
+            None => self.u8(0),
+            Some(JobOutput { rows, size_bytes }) => self.u8(1).u64(rows).u64(size_bytes),
+        }
+    }
+
     fn partition(self, value: &PartitionKey) -> Self {
         self.text(value.table.as_str()).bounds(value.bucket)
     }
 }
 
-/// Reads a whole record: its version, its values, and nothing after them.
-fn decode<T>(bytes: &[u8], values: impl FnOnce(&mut Decoder<'_>) -> Result<T, RecordFault>) -> Result<T, RecordFault> {
-    let mut from = Decoder(bytes);
-    match from.u8()? {
-        VERSION => {}
-        version => return Err(RecordFault::Version(version)),
+/// Reads a whole record: its version, from 1 to `newest`, its values, and nothing after them.
+fn decode<T>(
+    bytes: &[u8],
+    newest: u8,
+    values: impl FnOnce(&mut Decoder<'_>) -> Result<T, RecordFault>,
+) -> Result<T, RecordFault> {
+    let mut from = Decoder { rest: bytes, version: 0 };
+    from.version = from.u8()?;
+    if !(1..=newest).contains(&from.version) {
+        return Err(RecordFault::Version(from.version));
     }
     let record = values(&mut from)?;
-    if from.0.is_empty() { Ok(record) } else { Err(RecordFault::Long) }
+    if from.rest.is_empty() { Ok(record) } else { Err(RecordFault::Long) }
 }
 
-/// The bytes not yet read.
+/// The bytes not yet read, and the version of the record they are of.
 #[derive(Debug)]
-struct Decoder<'a>(&'a [u8]);
+struct Decoder<'a> {
+    rest: &'a [u8],
+    version: u8,
+}
 
 impl Decoder<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordFault> {
-        let (head, rest) = self.0.split_first_chunk().ok_or(RecordFault::Short)?;
-        self.0 = rest;
+        let (head, rest) = self.rest.split_first_chunk().ok_or(RecordFault::Short)?;
+        self.rest = rest;
         Ok(*head)
     }
 
@@ -240,13 +258,18 @@ impl Decoder<'_> {
     fn text(&mut self) -> Result<String, RecordFault> {
         // A length that exceeds the record is refused here, before anything of that size is allocated.
         let size = usize::try_from(self.u64()?).map_err(|_too_long| RecordFault::Short)?;
-        let (head, rest) = self.0.split_at_checked(size).ok_or(RecordFault::Short)?;
-        self.0 = rest;
+        let (head, rest) = self.rest.split_at_checked(size).ok_or(RecordFault::Short)?;
+        self.rest = rest;
         std::str::from_utf8(head).map(str::to_owned).map_err(|_not_utf8| RecordFault::Text)
     }
 
     fn bounds(&mut self) -> Result<Option<Bounds>, RecordFault> {
         Ok(if self.bool()? { Some(Bounds { start: self.i64()?, end: self.i64()? }) } else { None })
+    }
+
+    fn output(&mut self) -> Result<Option<JobOutput>, RecordFault> {
+        let is_known = self.version >= 2 && self.bool()?;
+        Ok(if is_known { Some(JobOutput { rows: self.u64()?, size_bytes: self.u64()? }) } else { None })
     }
 
     fn partition(&mut self) -> Result<PartitionKey, RecordFault> {
@@ -350,15 +373,20 @@ mod tests {
     fn jobs_are_pinned() {
         let back = |bytes: &[u8]| decode_job(JobId::from_token("0a"), bytes);
         let (head, tail) = (
-            "01_00000000000000017400_00000000000000027b7d_000000000000000163_",
+            "02_00000000000000017400_00000000000000027b7d_000000000000000163_",
             "_00000003_0000000000000004_010000000000000005_00",
         );
         let pinned = |state: &str| format!("{head}{state}{tail}");
         for (state, bytes) in [
             (JobState::Queued, "00"),
             (JobState::Running, "01"),
-            (JobState::Done { file: FileId(8) }, "02_0000000000000008"),
+            (JobState::Done { file: FileId(8), output: None }, "02_0000000000000008_00"),
+            (
+                JobState::Done { file: FileId(8), output: Some(JobOutput { rows: 6, size_bytes: 7 }) },
+                "02_0000000000000008_01_0000000000000006_0000000000000007",
+            ),
             (JobState::Failed { cause: "no".into() }, "03_00000000000000026e6f"),
+            (JobState::Cancelled, "04"),
         ] {
             let job = job(state);
             check(job.clone(), encode_job(&job), &pinned(bytes), back);
@@ -366,14 +394,27 @@ mod tests {
     }
 
     #[test]
+    fn jobs_of_format_1_are_read() {
+        let first_version = |state: &[u8]| {
+            let encoder = Encoder::new(1).partition(&PartitionKey { bucket: None, ..key() }).text("{}").text("c");
+            encoder.bytes(state).u32(3).i64(4).optional_i64(Some(5)).optional_i64(None).0
+        };
+        let back = |state: &[u8]| decode_job(JobId::from_token("0a"), &first_version(state));
+        let done = JobState::Done { file: FileId(8), output: None };
+        assert_eq!(back(&[2, 0, 0, 0, 0, 0, 0, 0, 8]), Ok(job(done)));
+        assert_eq!(back(&[1]), Ok(job(JobState::Running)));
+        assert_eq!(back(&[4]), Err(RecordFault::Tag(4)));
+    }
+
+    #[test]
     fn values_without_meaning_are_faults() {
         assert_eq!(decode_table(&[1, 2]), Err(RecordFault::Tag(2)));
         assert_eq!(decode_table(&[1, 0, 7]), Err(RecordFault::Tag(7)));
-        let bad_name = Encoder::new().text("../x").bounds(None).u64(0).i64(0).0;
+        let bad_name = Encoder::new(VERSION).text("../x").bounds(None).u64(0).i64(0).0;
         assert_eq!(decode_garbage(&bad_name), Err(RecordFault::Text));
-        let not_utf8 = Encoder::new().u64(1).u8(0xff).0;
+        let not_utf8 = Encoder::new(VERSION).u64(1).u8(0xff).0;
         assert_eq!(decode_garbage(&not_utf8), Err(RecordFault::Text));
-        let huge = Encoder::new().u64(u64::MAX).0;
+        let huge = Encoder::new(VERSION).u64(u64::MAX).0;
         assert_eq!(decode_garbage(&huge), Err(RecordFault::Short));
     }
 }

@@ -21,8 +21,7 @@ fn check(crashed: &Path, rows: u64, expected_files: usize, job: &JobState) {
     let before = files(crashed);
     if let Some(jobs) = store.claim(50).unwrap() {
         let file = write(&store, &key("t", 1), 7);
-        let ids = jobs.into_iter().map(|job| job.id).collect();
-        store.publish(publication(&key("t", 1), file, "", ids), 51).unwrap();
+        store.publish(publication(&key("t", 1), file, "", leases(&jobs)), 51).unwrap();
         assert!(!before.contains(&live(&store, &key("t", 1)).path));
     }
     store.collect_garbage(i64::MAX).unwrap();
@@ -35,9 +34,9 @@ fn a_crash_at_any_step_of_a_build_leaves_the_old_or_the_new_state() {
     let store = open(&dir);
     let key = key("t", 1);
     publish(&store, &key, 1, 0);
-    let ids = store.enqueue(&[new_job(&key, "a")], 1).unwrap();
+    store.enqueue(&[new_job(&key, "a")], 1).unwrap();
     let queued = copy_of(dir.path());
-    store.claim(2).unwrap().unwrap();
+    let jobs = store.claim(2).unwrap().unwrap();
     let claimed = copy_of(dir.path());
     let mut writer = store.writer(&key, schema(), Some("t")).unwrap();
     let created = copy_of(dir.path());
@@ -45,7 +44,7 @@ fn a_crash_at_any_step_of_a_build_leaves_the_old_or_the_new_state() {
     let written = copy_of(dir.path());
     let file = writer.finish().unwrap();
     let finished = copy_of(dir.path());
-    store.publish(publication(&key, file, "", ids), 3).unwrap();
+    store.publish(publication(&key, file, "", leases(&jobs)), 3).unwrap();
     let published = copy_of(dir.path());
     let held = store.snapshot();
     assert_eq!(store.collect_garbage(2 * GRACE_US).unwrap().files, 1);
@@ -54,7 +53,7 @@ fn a_crash_at_any_step_of_a_build_leaves_the_old_or_the_new_state() {
     for crashed in [queued, claimed, created, written, finished] {
         check(crashed.path(), 1, 1, &JobState::Queued);
     }
-    let done = JobState::Done { file: find(&held, &key).unwrap().file };
+    let done = done(&find(&held, &key).unwrap());
     check(published.path(), 2, 2, &done);
     check(collected.path(), 2, 1, &done);
 }
@@ -119,7 +118,7 @@ fn child_process() {
             let jobs = store.claim(now).unwrap().unwrap();
             let key = jobs[0].partition.clone();
             let file = write(&store, &key, 100);
-            let publish = publication(&key, file, &now.to_string(), jobs.into_iter().map(|job| job.id).collect());
+            let publish = publication(&key, file, &now.to_string(), leases(&jobs));
             store.publish(publish, now).unwrap();
             writeln!(out, "published {now}").unwrap();
         }

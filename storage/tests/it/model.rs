@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use quarry_storage::{
-    ErrorKind, Gate, JobId, JobRecord, JobState, PartitionKey, Publish, Snapshot, Store, TableId, TableState,
+    CancelOutcome, ErrorKind, Gate, JobId, JobRecord, JobState, Lease, PartitionKey, Publish, Snapshot, Store, TableId,
+    TableState,
 };
 use tempfile::TempDir;
 
@@ -63,7 +64,7 @@ impl Life {
 
     fn step(&mut self, random: &mut Random) {
         self.now += i64::try_from(random.below(40)).unwrap();
-        match random.below(20) {
+        match random.below(21) {
             0..4 => self.enqueue(random),
             4..9 => self.build(random),
             9..11 => self.publish(random.key(), random, Vec::new()),
@@ -79,6 +80,7 @@ impl Life {
                 }
             }
             18 => self.forget(random),
+            19 => self.cancel(random),
             _ => self.reopen(),
         }
     }
@@ -121,24 +123,25 @@ impl Life {
         let found = claimed.as_ref().and_then(|jobs| jobs.first()).map(|job| job.partition.clone());
         assert_eq!(found, expected);
         let Some(key) = expected else { return };
-        let mut ids = Vec::new();
+        let mut held = Vec::new();
         for job in self.model.jobs.values_mut().filter(|job| job.partition == key && job.state == JobState::Queued) {
             (job.state, job.started_at) = (JobState::Running, Some(self.now));
             job.attempt += 1;
-            ids.push(job.id.clone());
+            held.push(job.lease());
         }
         let claimed: BTreeSet<_> = claimed.unwrap().into_iter().map(|job| job.id).collect();
-        assert_eq!(claimed, ids.iter().cloned().collect());
+        assert_eq!(claimed, held.iter().map(|lease| lease.job.clone()).collect());
+        assert!(self.store().holds_any(&held));
         match random.below(4) {
             0 => {
-                self.store().fail(&ids, "bad luck", self.now).unwrap();
-                for id in ids {
-                    let job = self.model.jobs.get_mut(&id).unwrap();
+                self.store().fail(&held, "bad luck", self.now).unwrap();
+                for lease in held {
+                    let job = self.model.jobs.get_mut(&lease.job).unwrap();
                     (job.state, job.ended_at) = (JobState::Failed { cause: "bad luck".into() }, Some(self.now));
                 }
             }
             1 => {}
-            _ => self.publish(key, random, ids),
+            _ => self.publish(key, random, held),
         }
     }
 
@@ -151,7 +154,7 @@ impl Life {
         ready.min_by_key(order).map(|job| job.partition.clone())
     }
 
-    fn publish(&mut self, key: PartitionKey, random: &mut Random, jobs: Vec<JobId>) {
+    fn publish(&mut self, key: PartitionKey, random: &mut Random, jobs: Vec<Lease>) {
         let store = self.store();
         let count = random.below(4);
         let gate = if random.below(2) == 0 { Gate::Open } else { Gate::RefuseEmpty };
@@ -168,15 +171,41 @@ impl Life {
         assert_eq!(result.unwrap(), store.snapshot().id());
         let partition = live(&store, &key);
         assert!(self.used_paths.insert(partition.path.clone()), "a file name was used twice");
-        for id in jobs {
-            let job = self.model.jobs.get_mut(&id).unwrap();
-            (job.state, job.ended_at) = (JobState::Done { file: partition.file }, Some(self.now));
+        for lease in jobs {
+            let job = self.model.jobs.get_mut(&lease.job).unwrap();
+            (job.state, job.ended_at) = (done(&partition), Some(self.now));
         }
         if let Some((_, _, path)) = old {
             self.model.garbage.insert(path, self.now);
         }
         let table = self.model.tables.entry(key.table).or_default();
         table.partitions.insert(start, (count, refresh_key, partition.path.clone()));
+    }
+
+    /// Cancels some jobs, in whatever state they are; a hanging worker among them loses its right to publish.
+    fn cancel(&mut self, random: &mut Random) {
+        let ids: Vec<JobId> = self.model.jobs.keys().filter(|_| random.below(8) == 0).cloned().collect();
+        let outcomes = self.store().cancel(&ids, self.now).unwrap();
+        assert_eq!(outcomes.len(), ids.len());
+        for (id, outcome) in ids.into_iter().zip(outcomes) {
+            let job = self.model.jobs.get_mut(&id).unwrap();
+            let before = job.clone();
+            if is_live(job) {
+                (job.state, job.ended_at) = (JobState::Cancelled, Some(self.now));
+            }
+            let expected = match before.state {
+                JobState::Queued => CancelOutcome::WasQueued(job.clone()),
+                JobState::Running => CancelOutcome::WasRunning(job.clone()),
+                _ => CancelOutcome::HadEnded(before.clone()),
+            };
+            assert_eq!(outcome, expected);
+            if before.state == JobState::Running {
+                assert!(!self.store().holds_any(&[before.lease()]));
+                let file = write(&self.store(), &before.partition, 1);
+                let late = publication(&before.partition, file, "", vec![before.lease()]);
+                assert_eq!(self.store().publish(late, self.now).unwrap_err().kind(), ErrorKind::Conflict);
+            }
+        }
     }
 
     /// A build that stops half-way, or just before its publish.

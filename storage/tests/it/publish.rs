@@ -3,7 +3,9 @@
 use std::fs;
 use std::sync::Arc;
 
-use quarry_storage::{ErrorKind, Gate, JobState, PartitionKey, Publish, StorageError, Store, TableState};
+use quarry_storage::{
+    CancelOutcome, ErrorKind, Gate, JobState, Lease, PartitionKey, Publish, StorageError, Store, TableState,
+};
 use tempfile::TempDir;
 
 use crate::support::*;
@@ -223,13 +225,13 @@ fn jobs_are_done_in_the_batch_that_publishes() {
     let (_dir, store) = setup();
     let key = key("t", 1);
     let ids = store.enqueue(&[new_job(&key, "a"), new_job(&key, "b")], 1).unwrap();
-    store.claim(2).unwrap().unwrap();
+    let jobs = store.claim(2).unwrap().unwrap();
     let file = write(&store, &key, 1);
-    store.publish(publication(&key, file, "", ids.clone()), 9).unwrap();
-    let file = live(&store, &key).file;
+    store.publish(publication(&key, file, "", leases(&jobs)), 9).unwrap();
+    let done = done(&live(&store, &key));
     for id in &ids {
         let job = store.find_job(id).unwrap().unwrap();
-        assert_eq!((job.state, job.ended_at), (JobState::Done { file }, Some(9)));
+        assert_eq!((job.state, job.ended_at), (done.clone(), Some(9)));
     }
 }
 
@@ -237,24 +239,47 @@ fn jobs_are_done_in_the_batch_that_publishes() {
 fn a_job_that_does_not_run_any_more_cannot_publish() {
     let (dir, store) = setup();
     let (key, other) = (key("t", 1), key("t", 2));
-    let attempt = |jobs| publication(&key, write(&store, &key, 1), "", jobs);
+    let attempt = |jobs: &[Lease]| publication(&key, write(&store, &key, 1), "", jobs.to_vec());
     let text = "does not build t 19700101T000000.000010 any more";
-    let id = store.enqueue(&[new_job(&key, "a")], 1).unwrap();
-    check_refused(&dir, &store, attempt(id.clone()), ErrorKind::Conflict, text);
-    store.claim(2).unwrap().unwrap();
-    store.fail(&id, "cancelled", 3).unwrap();
-    check_refused(&dir, &store, attempt(id.clone()), ErrorKind::Conflict, text);
+    let ids = store.enqueue(&[new_job(&key, "a")], 1).unwrap();
+    check_refused(&dir, &store, attempt(&first_leases(&ids)), ErrorKind::Conflict, text);
+    let failed = leases(&store.claim(2).unwrap().unwrap());
+    store.fail(&failed, "no", 3).unwrap();
+    check_refused(&dir, &store, attempt(&failed), ErrorKind::Conflict, text);
 
     // One good job does not carry one of another partition, nor one that nobody knows.
-    let good = store.enqueue(&[new_job(&key, "a")], 4).unwrap();
-    store.claim(5).unwrap().unwrap();
-    let foreign = store.enqueue(&[new_job(&other, "a")], 6).unwrap();
-    store.claim(7).unwrap().unwrap();
-    check_refused(&dir, &store, attempt([good.clone(), foreign].concat()), ErrorKind::Conflict, text);
-    let unknown = quarry_storage::JobId::from_token("nobody");
-    check_refused(&dir, &store, attempt([good.clone(), vec![unknown]].concat()), ErrorKind::Conflict, "job nobody");
-    store.publish(attempt(good.clone()), 8).unwrap();
-    assert!(store.publish(attempt(good), 9).is_err());
+    store.enqueue(&[new_job(&key, "a")], 4).unwrap();
+    let good = leases(&store.claim(5).unwrap().unwrap());
+    store.enqueue(&[new_job(&other, "a")], 6).unwrap();
+    let foreign = leases(&store.claim(7).unwrap().unwrap());
+    check_refused(&dir, &store, attempt(&[good.clone(), foreign].concat()), ErrorKind::Conflict, text);
+    let unknown = first_leases(&[quarry_storage::JobId::from_token("nobody")]);
+    check_refused(&dir, &store, attempt(&[good.clone(), unknown].concat()), ErrorKind::Conflict, "job nobody");
+    let stale: Vec<Lease> = good.iter().map(|lease| Lease { attempt: 0, ..lease.clone() }).collect();
+    check_refused(&dir, &store, attempt(&stale), ErrorKind::Conflict, text);
+    store.publish(attempt(&good), 8).unwrap();
+    assert!(store.publish(attempt(&good), 9).is_err());
+}
+
+#[test]
+fn a_cancelled_job_cannot_publish_and_does_not_stop_the_others_of_its_build() {
+    let (dir, store) = setup();
+    let key = key("t", 1);
+    let attempt = |jobs: &[Lease]| publication(&key, write(&store, &key, 1), "", jobs.to_vec());
+    let ids = store.enqueue(&[new_job(&key, "a"), new_job(&key, "b")], 1).unwrap();
+    let held = leases(&store.claim(2).unwrap().unwrap());
+    let outcomes = store.cancel(&ids, 3).unwrap();
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, CancelOutcome::WasRunning(_))), "{outcomes:?}");
+    check_refused(&dir, &store, attempt(&held), ErrorKind::Conflict, "nothing was published");
+
+    // The partition is free at once; the old worker cannot publish in the new one's place.
+    let ids = store.enqueue(&[new_job(&key, "a"), new_job(&key, "b")], 4).unwrap();
+    let next = leases(&store.claim(5).unwrap().unwrap());
+    check_refused(&dir, &store, attempt(&held), ErrorKind::Conflict, "nothing was published");
+    store.cancel(&ids[..1], 6).unwrap();
+    store.publish(attempt(&next), 7).unwrap();
+    let states = ids.iter().map(|id| store.find_job(id).unwrap().unwrap().state).collect::<Vec<_>>();
+    assert_eq!(states, [JobState::Cancelled, done(&live(&store, &key))]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use quarry_storage::{ErrorKind, JobId, JobRecord, JobState, Store};
+use quarry_storage::{CancelOutcome, ErrorKind, JobId, JobPhase, JobRecord, JobState, Lease, Progress, Store};
 
 use crate::support::*;
 
@@ -36,7 +36,7 @@ fn equal_live_jobs_are_one() {
     // A running one is joined, too; an ended one is not.
     let running = claim(&store, 3);
     assert_eq!(store.enqueue(&jobs, 4).unwrap(), first);
-    store.fail(&ids(&running), "no", 5).unwrap();
+    store.fail(&leases(&running), "no", 5).unwrap();
     let second = store.enqueue(&jobs, 6).unwrap();
     assert_eq!(second.iter().filter(|id| first.contains(id)).count(), jobs.len() - 1);
     assert_eq!(store.jobs().unwrap().len(), 4);
@@ -71,11 +71,14 @@ fn a_job_keeps_what_it_was_given_and_tells_what_happened() {
     assert_eq!(store.find_job(&id).unwrap(), Some(waiting));
     let again = JobRecord { attempt: 2, started_at: Some(30), ..running };
     assert_eq!(store.claim(30).unwrap(), Some(vec![again.clone()]));
-    store.fail(&[id.clone(), id.clone(), JobId::from_token("nobody")], "source is gone", 40).unwrap();
+    // The lease of the attempt that the stop has cut off is of no use.
+    store.fail(&first_leases(std::slice::from_ref(&id)), "late", 35).unwrap();
+    let unknown = Lease { job: JobId::from_token("nobody"), attempt: 2 };
+    store.fail(&[again.lease(), again.lease(), unknown], "source is gone", 40).unwrap();
     let failed = JobRecord { state: JobState::Failed { cause: "source is gone".into() }, ended_at: Some(40), ..again };
     assert_eq!(store.jobs().unwrap(), std::slice::from_ref(&failed));
     // Ended is ended.
-    store.fail(std::slice::from_ref(&id), "again", 50).unwrap();
+    store.fail(&[failed.lease()], "again", 50).unwrap();
     drop(store);
     let store = open(&dir);
     assert_eq!(store.find_job(&id).unwrap(), Some(failed));
@@ -94,12 +97,80 @@ fn all_queued_jobs_of_a_partition_share_a_build_and_later_ones_wait() {
     let late = store.enqueue(&[new_job(&one, "c")], 3).unwrap();
     assert_eq!(store.claim(4).unwrap(), None);
     // One of the two is cancelled: the partition is still being built.
-    store.fail(&first[..1], "cancelled", 5).unwrap();
+    store.cancel(&first[..1], 5).unwrap();
     assert_eq!(store.claim(6).unwrap(), None);
     let file = write(&store, &one, 1);
-    store.publish(publication(&one, file, "", first[1..].to_vec()), 7).unwrap();
+    store.publish(publication(&one, file, "", first_leases(&first[1..])), 7).unwrap();
     assert_eq!(state(&store, &late[0]), JobState::Queued);
     assert_eq!(ids(&claim(&store, 8)), late);
+}
+
+#[test]
+fn cancelled_is_an_end_for_queued_and_running_jobs_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    store.enqueue(&[new_job(&key("t", 1), "a")], 1).unwrap();
+    let running = claim(&store, 2).remove(0);
+    let queued = store.enqueue(&[new_job(&key("t", 2), "a")], 3).unwrap().remove(0);
+    let unknown = JobId::from_token("nobody");
+    let cancelled = |job: &JobRecord| JobRecord { state: JobState::Cancelled, ended_at: Some(4), ..job.clone() };
+    let queued = store.find_job(&queued).unwrap().unwrap();
+    let asked = [running.id.clone(), queued.id.clone(), unknown, queued.id.clone()];
+    let outcomes = store.cancel(&asked, 4).unwrap();
+    let expected = [
+        CancelOutcome::WasRunning(cancelled(&running)),
+        CancelOutcome::WasQueued(cancelled(&queued)),
+        CancelOutcome::Unknown,
+        CancelOutcome::HadEnded(cancelled(&queued)),
+    ];
+    assert_eq!(outcomes, expected);
+    assert_eq!(store.claim(5).unwrap(), None);
+    store.fail(&[running.lease()], "late", 6).unwrap();
+    drop(store);
+    // And so it is after the next start.
+    let store = open(&dir);
+    for job in [&running, &queued] {
+        assert_eq!(store.find_job(&job.id).unwrap(), Some(cancelled(job)));
+    }
+    assert_eq!(store.cancel(&asked[..1], 7).unwrap(), [CancelOutcome::HadEnded(cancelled(&running))]);
+    assert_eq!(store.claim(8).unwrap(), None);
+    assert_eq!(store.forget_jobs(5).unwrap(), 2);
+    assert_eq!(store.cancel(&asked[..1], 9).unwrap(), [CancelOutcome::Unknown]);
+    assert_eq!(store.cancel(&[], 9).unwrap(), []);
+}
+
+#[test]
+fn a_running_job_tells_how_far_it_is_until_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let one = key("t", 1);
+    let ids = store.enqueue(&[new_job(&one, "a"), new_job(&one, "b")], 1).unwrap();
+    assert_eq!(store.progress(&ids[0]), None);
+    let held = leases(&claim(&store, 2));
+    assert_eq!(store.progress(&ids[0]), Some(Progress { updated_at: 2, ..Progress::default() }));
+    let progress = Progress { phase: JobPhase::Writing, rows: 5, size_bytes: 6, updated_at: 3 };
+    assert!(store.report(&held, progress));
+    assert_eq!([&ids[0], &ids[1]].map(|id| store.progress(id)), [Some(progress); 2]);
+    // A report for another attempt changes nothing, and says so.
+    let stale: Vec<Lease> = held.iter().map(|lease| Lease { attempt: 9, ..lease.clone() }).collect();
+    assert!(!store.report(&stale, Progress::default()) && !store.holds_any(&stale));
+    assert_eq!(store.progress(&ids[0]), Some(progress));
+    store.cancel(&ids[..1], 4).unwrap();
+    assert!(store.report(&held, progress), "the other job still wants it");
+    assert_eq!(store.progress(&ids[0]), None);
+    store.cancel(&ids[1..], 5).unwrap();
+    assert!(!store.report(&held, progress) && !store.holds_any(&held));
+    // So it is after the other ends.
+    for end in ["done", "failed"] {
+        let ids = store.enqueue(&[new_job(&one, end)], 6).unwrap();
+        let held = leases(&claim(&store, 7));
+        match end {
+            "done" => drop(store.publish(publication(&one, write(&store, &one, 1), "", held.clone()), 8).unwrap()),
+            _ => store.fail(&held, "no", 8).unwrap(),
+        }
+        assert_eq!((store.progress(&ids[0]), store.holds_any(&held)), (None, false));
+    }
+    assert!(!store.holds_any(&[]));
 }
 
 #[test]
@@ -127,8 +198,8 @@ fn jobs_are_listed_newest_first_and_forgotten_when_ended_long_ago() {
     }
     let created = || store.jobs().unwrap().iter().map(|job| job.created_at).collect::<Vec<_>>();
     assert_eq!(created(), [3, 2, 1]);
-    store.fail(&ids(&claim(&store, 4)), "no", 10).unwrap();
-    store.fail(&ids(&claim(&store, 4)), "no", 11).unwrap();
+    store.fail(&leases(&claim(&store, 4)), "no", 10).unwrap();
+    store.fail(&leases(&claim(&store, 4)), "no", 11).unwrap();
     assert_eq!(store.forget_jobs(10).unwrap(), 0);
     assert_eq!(store.forget_jobs(11).unwrap(), 1);
     assert_eq!(created(), [3, 2]);
@@ -193,7 +264,7 @@ fn workers_in_parallel_never_build_one_partition_twice_at_a_time() {
                     let file = write(&store, &partition, 1);
                     // Released before the publish, after which another worker may take it.
                     building.lock().unwrap().remove(&partition);
-                    store.publish(publication(&partition, file, "", ids(&jobs)), 101).unwrap();
+                    store.publish(publication(&partition, file, "", leases(&jobs)), 101).unwrap();
                     ended.fetch_add(jobs.len(), Ordering::SeqCst);
                 }
             });

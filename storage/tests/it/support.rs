@@ -9,8 +9,8 @@ use arrow::array::{Int64Array, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use quarry_storage::{
-    Bounds, FinishedFile, Gate, JobId, NewJob, Partition, PartitionKey, Publish, Snapshot, SnapshotId, StorageError,
-    Store, StoreOptions, TableId,
+    Bounds, FinishedFile, Gate, JobId, JobOutput, JobRecord, JobState, Lease, NewJob, Partition, PartitionKey, Publish,
+    Snapshot, SnapshotId, StorageError, Store, StoreOptions, TableId,
 };
 use tempfile::TempDir;
 
@@ -61,7 +61,7 @@ pub(crate) fn write_times(store: &Store, key: &PartitionKey, times: &[i64]) -> F
     writer.finish().unwrap()
 }
 
-pub(crate) fn publication(key: &PartitionKey, file: FinishedFile, refresh_key: &str, jobs: Vec<JobId>) -> Publish {
+pub(crate) fn publication(key: &PartitionKey, file: FinishedFile, refresh_key: &str, jobs: Vec<Lease>) -> Publish {
     let refresh_key = refresh_key.to_owned();
     Publish { key: key.clone(), file, refresh_key, build_ms: 1, jobs, gate: Gate::RefuseEmpty }
 }
@@ -74,6 +74,22 @@ pub(crate) fn publish(store: &Store, key: &PartitionKey, count: usize, now: i64)
 
 pub(crate) fn new_job(key: &PartitionKey, context: &str) -> NewJob {
     NewJob { partition: key.clone(), details: format!("{{\"for\":\"{context}\"}}"), context: context.to_owned() }
+}
+
+/// The leases of jobs as claimed.
+pub(crate) fn leases(jobs: &[JobRecord]) -> Vec<Lease> {
+    jobs.iter().map(JobRecord::lease).collect()
+}
+
+/// The leases of jobs that were claimed for the first time.
+pub(crate) fn first_leases(ids: &[JobId]) -> Vec<Lease> {
+    ids.iter().map(|id| Lease { job: id.clone(), attempt: 1 }).collect()
+}
+
+/// The state of a job that published this partition.
+pub(crate) fn done(partition: &Partition) -> JobState {
+    let output = Some(JobOutput { rows: partition.rows, size_bytes: partition.size_bytes });
+    JobState::Done { file: partition.file, output }
 }
 
 pub(crate) fn find(snapshot: &Snapshot, key: &PartitionKey) -> Option<Arc<Partition>> {

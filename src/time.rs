@@ -303,6 +303,17 @@ pub fn local_to_utc(local: i64, zone: Zone) -> i64 {
     }
 }
 
+/// Whether wall-clock times right before and at `local` are both shown twice, or both never: a border there does not
+/// part instants as it parts wall-clock times.
+pub fn is_within_change(local: i64, zone: Zone) -> bool {
+    let odd = |micros: i64| match zone.from_local_datetime(&from_micros(micros)) {
+        LocalResult::Single(_) => 0,
+        LocalResult::Ambiguous(..) => 1,
+        LocalResult::None => 2,
+    };
+    zone != Zone::UTC && odd(local) != 0 && odd(local) == odd(local - 1)
+}
+
 /// UTC instant to local wall clock, both in microseconds.
 pub fn utc_to_local(utc: i64, zone: Zone) -> i64 {
     if zone == Zone::UTC {

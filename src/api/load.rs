@@ -12,12 +12,14 @@ use serde_json::{Map, Value, json};
 use super::annotation::{annotation, time_key};
 use super::echo::{COMPARED_KEY, echo, pivot_query};
 use super::error::{ApiError, json_response};
+use super::explain::{describe, is_wanted};
 use super::question::{Question, query_type};
 use super::rows::{RowKey, Values, write_data};
 use super::{ApiParts, Call, wire};
 use crate::model::{DataType, DimensionId, MemberId, Model};
 use crate::query::execute::{Answer, UsedRollup};
 use crate::query::expand::QueryType;
+use crate::query::explain::explain;
 use crate::query::normalize::Normalized;
 use crate::query::request::{DateRange, Request};
 use crate::query::rollups::Rollups;
@@ -31,6 +33,7 @@ const PARALLEL_QUERIES: usize = 4;
 /// Reads, answers, writes. All queries of a request see one model, one snapshot and one moment.
 pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let question = Question::read_for_client(&call.arguments, parts.options.max_queries)?;
+    let explained = is_wanted(&call.arguments)?;
     let current = parts.model.load_full();
     let model = Arc::clone(current.rollups.model());
     let snapshot = parts.store.snapshot();
@@ -46,12 +49,18 @@ pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>
         asked.truncate(1);
     }
     let answers = answer_all(parts, &current.rollups, &snapshot, &asked).await?;
+    let mut explanations = Vec::with_capacity(asked.len());
+    for part in &asked {
+        let found = if explained { Some(explain(&current.rollups, &snapshot, &part.query)?) } else { None };
+        explanations.push(found.as_ref().map(describe));
+    }
     let results: Vec<ResultFrame> = asked
         .into_iter()
         .zip(answers)
-        .map(|(Normalized { query, echo }, answer)| ResultFrame {
+        .zip(explanations)
+        .map(|((Normalized { query, echo }, answer), explanation)| ResultFrame {
             head: head(parts, call, &Answered { model: &model, query: &query, echo: &echo, answer: &answer, now }),
-            tail: tail(&answer, snapshot.id().get()),
+            tail: tail(&answer, snapshot.id().get(), explanation),
             keys: row_keys(&model, &query, &echo, question.kind),
             echo,
             answer,
@@ -182,12 +191,19 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
     head
 }
 
-/// Our own additions: the state that was read, and how much of it. Only where rollups were.
-fn tail(answer: &Answer, snapshot: u64) -> Map<String, Value> {
-    let mut tail = Map::new();
+/// Our own additions: the state that was read, and how much of it, where rollups were; the explanation where it is
+/// wanted.
+fn tail(answer: &Answer, snapshot: u64, explanation: Option<Value>) -> Map<String, Value> {
+    let mut own = Map::new();
     if !answer.used.is_empty() {
         let partitions: usize = answer.used.iter().map(|used| used.partitions).sum();
-        tail.insert("quarry".to_owned(), json!({"snapshot": snapshot, "partitions": partitions}));
+        own.insert("snapshot".to_owned(), json!(snapshot));
+        own.insert("partitions".to_owned(), json!(partitions));
+    }
+    own.extend(explanation.map(|explanation| ("explain".to_owned(), explanation)));
+    let mut tail = Map::new();
+    if !own.is_empty() {
+        tail.insert("quarry".to_owned(), Value::Object(own));
     }
     tail
 }

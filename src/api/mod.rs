@@ -9,6 +9,7 @@ mod cors;
 mod dry_run;
 mod echo;
 mod error;
+mod explain;
 mod extract;
 mod health;
 mod jobs;
@@ -134,6 +135,12 @@ static ROUTES: &[Route] = &[
         path: "/cubejs-api/v1/dry-run",
         access: Access::Scoped(Scope::Data),
         handle: |parts, call| async { dry_run::dry_run(parts, call) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/quarry/v1/explain",
+        access: Access::Scoped(Scope::Data),
+        handle: |parts, call| async { explain::explain_query(parts, call) }.boxed(),
     },
     Route {
         methods: &[Method::GET],

@@ -1,7 +1,9 @@
 //! The command line: flags → settings → parts of the library. Exit codes: 0 well, 1 failed, 2 wrong usage.
 
+mod ask;
 mod build;
 mod check;
+mod explain;
 mod query;
 mod serve;
 mod token;
@@ -49,6 +51,8 @@ enum Command {
     Build(build::BuildArgs),
     /// Answer one query and print its rows as JSON
     Query(query::QueryArgs),
+    /// Tell which pre-aggregation answers a query, and why the others do not
+    Explain(explain::ExplainArgs),
     /// Validate the data model; exit code 1 when it has faults
     Check(ProjectArgs),
     /// Print a token signed with the project's secret
@@ -83,6 +87,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => in_runtime(serve::run(args, Some(true))),
         Command::Build(args) => in_runtime(build::run(args)),
         Command::Query(args) => in_runtime(query::run(args)),
+        Command::Explain(args) => in_runtime(explain::run(args)),
         Command::Demo(args) => in_runtime(async {
             start_log("warn");
             crate::demo::run(args).await?;

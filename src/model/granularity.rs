@@ -1,7 +1,7 @@
 //! Granularities that a time dimension defines (`data-model.md` §4.3, §16.4).
 
 use super::template::Template;
-use crate::time::{Bins, Granularity, Interval};
+use crate::time::{Bins, DAY_MICROS, Granularity, Interval};
 
 /// A custom granularity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,42 @@ impl GranularityKind {
             Self::Sql(_) => None,
         }
     }
+
+    /// The finest standard granularity whose buckets are made of these buckets; none when they lie across.
+    pub fn fills(&self) -> Option<Granularity> {
+        match self {
+            Self::Moved { unit, offset } => (*offset == Interval::ZERO).then_some(*unit),
+            Self::Bins { bins, .. } => filled_by(*bins),
+            Self::Sql(_) => None,
+        }
+    }
+
+    /// The buckets, and by how much their borders are moved; none when an expression decides.
+    pub fn bins(&self) -> Option<(Bins, Interval)> {
+        match self {
+            Self::Moved { unit, offset } => Some((Bins::of(*unit), *offset)),
+            Self::Bins { bins, .. } => Some((*bins, Interval::ZERO)),
+            Self::Sql(_) => None,
+        }
+    }
+}
+
+/// The finest standard granularity whose buckets are made of these; none when these lie across those of every one.
+pub(super) fn filled_by(bins: Bins) -> Option<Granularity> {
+    let fits = |granularity: &Granularity| {
+        let unit = Interval::of(*granularity);
+        let divides = if bins.step.months == 0 {
+            // What divides a day divides all that is made of days.
+            let whole = if unit.months == 0 { unit.micros } else { DAY_MICROS };
+            whole % bins.step.micros == 0
+        } else {
+            bins.step.micros == 0 && unit.months > 0 && unit.months % bins.step.months == 0
+        };
+        // Beyond a day from the origin buckets repeat, so that one border tells of all.
+        let border = granularity.truncate(crate::time::from_micros(bins.origin));
+        divides && bins.truncate(border) == border
+    };
+    Granularity::ALL.into_iter().find(fits)
 }
 
 /// The coarsest granularity whose borders stay borders when `unit` is moved by `offset`.
@@ -94,7 +130,7 @@ pub(super) fn parts_of(step: Interval, origin: i64) -> Granularity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::{DAY_MICROS, to_micros};
+    use crate::time::to_micros;
 
     #[test]
     fn moved_buckets_are_made_of_what_keeps_their_borders() {
@@ -105,6 +141,27 @@ mod tests {
         assert_eq!(aligned(Granularity::Year, Interval { months: 1, micros: 0 }), Granularity::Month);
         assert_eq!(aligned(Granularity::Month, day(14)), Granularity::Day);
         assert_eq!(aligned(Granularity::Day, Interval { months: 0, micros: 21_600_000_000 }), Granularity::Hour);
+    }
+
+    #[test]
+    fn bins_fill_what_they_divide() {
+        let at = |text: &str| to_micros(text.parse().expect("a timestamp"));
+        let fills = |interval: &str, origin: &str| {
+            let step = Interval::parse(interval).expect("an interval").0;
+            filled_by(Bins { step, origin: at(&format!("{origin}T00:00:00")) })
+        };
+        assert_eq!(fills("15 minutes", "2024-01-01"), Some(Granularity::Hour));
+        assert_eq!(fills("90 minutes", "2024-01-01"), Some(Granularity::Day));
+        assert_eq!(fills("7 minutes", "2024-01-01"), None);
+        assert_eq!(fills("6 hours", "2024-02-03"), Some(Granularity::Day));
+        assert_eq!(fills("1 week", "2024-01-01"), Some(Granularity::Week));
+        assert_eq!(fills("1 week", "2024-01-07"), None);
+        assert_eq!(fills("2 weeks", "2024-01-01"), None);
+        assert_eq!(fills("1 month", "2024-02-01"), Some(Granularity::Month));
+        assert_eq!(fills("1 month", "2024-02-15"), None);
+        assert_eq!(fills("6 months", "2024-01-01"), Some(Granularity::Year));
+        assert_eq!(fills("6 months", "2024-04-01"), None);
+        assert_eq!(fills("2 months", "2024-03-01"), Some(Granularity::Year));
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl Model {
         &self.cube(id.cube).preaggs[id.index as usize]
     }
 
+    /// `cube.rollup`.
+    pub fn preagg_path(&self, id: PreaggId) -> String {
+        format!("{}.{}", self.cube(id.cube).name, self.preagg(id).name)
+    }
+
     /// Whether some cube or view has access policies; without any the feature is off.
     pub fn has_policies(&self) -> bool {
         self.cubes.iter().any(|cube| !cube.policies.is_empty())

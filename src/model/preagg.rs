@@ -14,7 +14,7 @@ pub struct PreaggId {
 }
 
 /// A `pre_aggregations` entry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Preagg {
     /// Its id in the model.
     pub id: PreaggId,
@@ -57,6 +57,31 @@ pub struct Preagg {
 }
 
 impl Preagg {
+    /// A rollup that stores nothing yet.
+    pub fn empty(id: PreaggId, name: &str, location: Location) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            kind: PreaggKind::Rollup,
+            paths: Vec::new(),
+            measures: Vec::new(),
+            dimensions: Vec::new(),
+            segments: Vec::new(),
+            time: None,
+            more_times: Vec::new(),
+            partition_granularity: None,
+            build_range_start: None,
+            build_range_end: None,
+            refresh_key: None,
+            scheduled_refresh: true,
+            strict: false,
+            use_original_sql: false,
+            indexes: Vec::new(),
+            external: true,
+            location,
+        }
+    }
+
     /// Whether it is stored in partitions of its own, so that it can be built.
     pub fn is_stored(&self) -> bool {
         matches!(self.kind, PreaggKind::Rollup | PreaggKind::OriginalSql)
@@ -66,9 +91,14 @@ impl Preagg {
     /// bear a time before their partition's start.
     pub fn straddles(&self) -> bool {
         match (self.time, self.partition_granularity) {
-            (Some(time), Some(partition)) => !time.granularity.serves(partition),
+            (Some(time), Some(partition)) => !time.fills.is_some_and(|filled| filled.serves(partition)),
             (None, _) | (_, None) => false,
         }
+    }
+
+    /// Its stored times; the first decides partitions and build range.
+    pub fn times(&self) -> impl Iterator<Item = PreaggTime> {
+        self.time.into_iter().chain(self.more_times.iter().copied())
     }
 }
 
@@ -113,4 +143,13 @@ pub struct PreaggTime {
     pub grain: Grain,
     /// The standard granularity of its buckets; of a custom one, the coarsest whose buckets make these up.
     pub granularity: Granularity,
+    /// The finest standard granularity whose buckets are made of these; none when these lie across.
+    pub fills: Option<Granularity>,
+}
+
+impl PreaggTime {
+    /// Buckets of a standard granularity.
+    pub fn standard(dimension: DimensionId, granularity: Granularity) -> Self {
+        Self { dimension, grain: Grain::Standard(granularity), granularity, fills: Some(granularity) }
+    }
 }

@@ -3,6 +3,7 @@
 use super::fields::{Fields, Place, Report, Text, snake_case, without_references};
 use super::raw::{About, read_about, warn_ignored};
 use super::raw_refresh::{RawRefresh, read_refresh_key};
+use super::yaml::{Mark, Node};
 use crate::names::nearest;
 
 const ROLLUP_KEYS: [&str; 31] = [
@@ -62,14 +63,25 @@ pub(super) struct RollupBody {
     pub(super) measures: Vec<Text>,
     pub(super) dimensions: Vec<Text>,
     pub(super) segments: Vec<Text>,
-    pub(super) time_dimension: Option<Text>,
-    pub(super) granularity: Option<Text>,
+    /// The first decides partitions and build range.
+    pub(super) times: Vec<RawTime>,
+    /// `granularity` without a time dimension to go with.
+    pub(super) lone_granularity: Option<Mark>,
     pub(super) partition_granularity: Option<Text>,
     pub(super) build_range_start: Option<String>,
     pub(super) build_range_end: Option<String>,
     pub(super) refresh: RawRefresh,
     pub(super) scheduled_refresh: bool,
     pub(super) external: bool,
+    /// `allow_non_strict_date_range_match: false`.
+    pub(super) strict: bool,
+}
+
+/// A time dimension and how finely it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct RawTime {
+    pub(super) dimension: Text,
+    pub(super) granularity: Option<Text>,
 }
 
 pub(super) fn read_rollup(mut fields: Fields, cube: &Place, report: &mut Report) -> RawRollup {
@@ -91,14 +103,13 @@ fn read_body(fields: &mut Fields, about: &About, report: &mut Report) -> Option<
     for key in SILENT {
         fields.take(key);
     }
-    let ignored = ["allow_non_strict_date_range_match", "use_original_sql_pre_aggregations"];
-    warn_ignored(fields, &ignored, place, report);
+    warn_ignored(fields, &["use_original_sql_pre_aggregations"], place, report);
     for key in ["rollups", "rollup_references", "union_with_source_data"] {
         if let Some(mark) = fields.mark_of(key) {
             report.error(place, mark, format!("'{key}' is not for pre-aggregations of type rollup"));
         }
     }
-    let (time_dimension, granularity) = read_time(fields, about, report)?;
+    let (times, lone_granularity) = read_times(fields, about, report);
     let path = format!("preAggregations.{}.refreshKey", about.name);
     let (build_range_start, build_range_end) =
         (read_range(fields, "start", place, report), read_range(fields, "end", place, report));
@@ -106,14 +117,15 @@ fn read_body(fields: &mut Fields, about: &About, report: &mut Report) -> Option<
         measures: references(fields, "measures", "measure_references", place, report),
         dimensions: references(fields, "dimensions", "dimension_references", place, report),
         segments: references(fields, "segments", "segment_references", place, report),
-        time_dimension,
-        granularity,
+        times,
+        lone_granularity,
         partition_granularity: fields.text("partition_granularity", place, report),
         build_range_start,
         build_range_end,
         refresh: read_refresh_key(fields, &path, false, place, report),
         scheduled_refresh: fields.flag("scheduled_refresh", place, report).unwrap_or(!report.unscheduled),
         external: fields.flag("external", place, report).unwrap_or(true),
+        strict: fields.flag("allow_non_strict_date_range_match", place, report) == Some(false),
     })
 }
 
@@ -160,36 +172,42 @@ fn references(fields: &mut Fields, key: &str, deprecated: &str, place: &Place, r
     texts
 }
 
-/// The time dimension and its granularity, also from a list of one. None when the rollup is left out.
-fn read_time(fields: &mut Fields, about: &About, report: &mut Report) -> Option<(Option<Text>, Option<Text>)> {
+/// The time dimensions with their granularities, of both ways to write them; and a granularity that belongs to none.
+fn read_times(fields: &mut Fields, about: &About, report: &mut Report) -> (Vec<RawTime>, Option<Mark>) {
     let place = &about.place;
     let current = fields.text("time_dimension", place, report);
     let single = fields.text("time_dimension_reference", place, report).or(current);
     let granularity = fields.text("granularity", place, report);
-    let Some(mark) = fields.mark_of("time_dimensions") else { return Some((single, granularity)) };
-    if single.is_some() {
+    let listed = fields.mark_of("time_dimensions");
+    if let (Some(mark), Some(_)) = (listed, &single) {
         let message = format!("(preAggregations.{}.timeDimensions) is not allowed", about.name);
         report.error(place, mark, message).hint =
             Some("'time_dimension' and 'time_dimensions' exclude each other".to_owned());
     }
-    let mut nodes = fields.list("time_dimensions", place, report);
-    if nodes.len() > 1 {
-        let message = "several time dimensions are not supported by this version; this pre-aggregation is left out";
-        report.warn(place, mark, message);
-        return None;
+    let mut times: Vec<RawTime> = Vec::new();
+    for node in fields.list("time_dimensions", place, report) {
+        times.extend(read_entry(node, about, report));
     }
-    let Some(node) = nodes.pop() else { return Some((single, granularity)) };
+    match single {
+        Some(dimension) => {
+            times.insert(0, RawTime { dimension, granularity });
+            (times, None)
+        }
+        None => (times, granularity.map(|granularity| granularity.mark)),
+    }
+}
+
+/// An entry of `time_dimensions`.
+fn read_entry(node: Node, about: &About, report: &mut Report) -> Option<RawTime> {
+    let place = &about.place;
     let mut entry = Fields::open(node, "an entry of time_dimensions", place, report)?;
     entry.check_keys(&["dimension", "granularity"], place, report);
     let dimension = entry.text("dimension", place, report);
     if dimension.is_none() {
-        report.error(
-            place,
-            entry.mark,
-            format!("(preAggregations.{}.timeDimensions.dimension) is required", about.name),
-        );
+        let message = format!("(preAggregations.{}.timeDimensions.dimension) is required", about.name);
+        report.error(place, entry.mark, message);
     }
-    Some((dimension, entry.text("granularity", place, report)))
+    Some(RawTime { dimension: dimension?, granularity: entry.text("granularity", place, report) })
 }
 
 /// `build_range_…`, or its old name `refresh_range_…`.

@@ -8,7 +8,7 @@ use super::join::{Hint, JoinTree};
 use super::preagg::{Preagg, PreaggId, PreaggKind, PreaggTime};
 use super::raw::{About, RawCube};
 use super::raw_refresh::RawRefresh;
-use super::raw_rollup::RollupBody;
+use super::raw_rollup::{RawTime, RollupBody};
 use super::refresh_key::{RefreshKey, applied_keys};
 use super::symbols::{Reference, Symbols, Target, did_you_mean, report_unresolved};
 use crate::names::nearest;
@@ -51,7 +51,8 @@ impl RollupBuilder<'_> {
         let dimensions = self.list(id.cube, &body.dimensions, DIMENSIONS, &mut paths, (place, report));
         let segments = self.list(id.cube, &body.segments, SEGMENTS, &mut paths, (place, report));
         let stored = Stored { paths, measures, dimensions, segments };
-        let time = self.time(id.cube, about, body, report)?;
+        let mut times = self.times(id.cube, about, body, report)?.into_iter();
+        let (time, more_times) = (times.next(), times.collect());
         if let Some(what) = self.not_storable(&stored) {
             report.warn(
                 place,
@@ -61,7 +62,7 @@ impl RollupBuilder<'_> {
             return None;
         }
         let has_lists = !(body.measures.is_empty() && body.dimensions.is_empty() && body.segments.is_empty());
-        if !has_lists && body.time_dimension.is_none() {
+        if !has_lists && body.times.is_empty() {
             report.error(place, about.mark, "it stores nothing").hint =
                 Some("list 'measures', 'dimensions' or a 'time_dimension'".to_owned());
         }
@@ -81,14 +82,14 @@ impl RollupBuilder<'_> {
             dimensions: stored.dimensions,
             segments: stored.segments,
             time,
-            more_times: Vec::new(),
+            more_times,
             partition_granularity,
             build_range_start: start,
             build_range_end: end,
             refresh_key: self.refresh_key(id.cube, about, &body.refresh, partition_granularity.is_some(), report),
             scheduled_refresh: body.scheduled_refresh,
             external: body.external,
-            strict: false,
+            strict: body.strict,
             use_original_sql: false,
             indexes: Vec::new(),
             location: place.location(about.mark),
@@ -186,15 +187,34 @@ impl RollupBuilder<'_> {
         measures.chain(dimensions).flatten().next()
     }
 
-    /// The time dimension; `None` when the rollup is faulty or left out, `Some(None)` when it has none.
-    fn time(&self, owner: CubeId, about: &About, body: &RollupBody, report: &mut Report) -> Option<Option<PreaggTime>> {
+    /// The time dimensions; none when the rollup is faulty.
+    fn times(&self, owner: CubeId, about: &About, body: &RollupBody, report: &mut Report) -> Option<Vec<PreaggTime>> {
         let place = &about.place;
-        let Some(text) = &body.time_dimension else {
-            if let Some(granularity) = &body.granularity {
-                report.warn(place, granularity.mark, "'granularity' has no effect without 'time_dimension'");
+        if let Some(mark) = body.lone_granularity {
+            let message = if body.times.is_empty() {
+                "'granularity' has no effect without 'time_dimension'"
+            } else {
+                "'granularity' has no effect beside 'time_dimensions': each entry has its own"
+            };
+            report.warn(place, mark, message);
+        }
+        let mut times: Vec<PreaggTime> = Vec::with_capacity(body.times.len());
+        let mut faulty = false;
+        for raw in &body.times {
+            match self.time(owner, about, raw, report) {
+                Some(time) if times.contains(&time) => {
+                    report.warn(place, raw.dimension.mark, format!("'{}' is listed twice", raw.dimension.text));
+                }
+                Some(time) => times.push(time),
+                None => faulty = true,
             }
-            return Some(None);
-        };
+        }
+        (!faulty).then_some(times)
+    }
+
+    /// A time dimension; none when it is faulty.
+    fn time(&self, owner: CubeId, about: &About, body: &RawTime, report: &mut Report) -> Option<PreaggTime> {
+        let (place, text) = (&about.place, &body.dimension);
         if body.granularity.is_none() {
             let message = format!("(preAggregations.{}.granularity) is required", about.name);
             report.error(place, text.mark, message).hint = Some("for example 'granularity: day'".to_owned());
@@ -213,22 +233,26 @@ impl RollupBuilder<'_> {
             return None;
         }
         let granularity = body.granularity.as_ref()?;
-        if raw.granularities.iter().any(|custom| custom.name == granularity.text)
-            && parse_granularity(&granularity.text).is_none()
-        {
-            let message = "rollups by custom granularities are not stored yet; this pre-aggregation is left out";
-            report.warn(place, granularity.mark, message);
-            return None;
+        if let Some(parsed) = parse_granularity(&granularity.text) {
+            return Some(PreaggTime::standard(dimension, parsed));
         }
-        let Some(parsed) = parse_granularity(&granularity.text) else {
-            let custom = raw.granularities.iter().map(|custom| custom.name.as_str());
+        let known = &self.cubes[dimension.cube.index()].dimensions[dimension.index as usize].granularities;
+        let Some(index) = known.iter().position(|custom| custom.name == granularity.text) else {
+            let custom = known.iter().map(|custom| custom.name.as_str());
             let words = Granularity::ALL.map(Granularity::as_str).into_iter().chain(custom);
             let hint = nearest(&granularity.text, words).map(did_you_mean);
             let message = format!("'{}' is not a granularity of '{}'", granularity.text, text.text);
             report.error(place, granularity.mark, message).hint = hint;
             return None;
         };
-        Some(Some(PreaggTime { dimension, grain: Grain::Standard(parsed), granularity: parsed }))
+        let kind = &known[index].kind;
+        Some(PreaggTime {
+            dimension,
+            grain: Grain::Custom(u32::try_from(index).ok()?),
+            // Of buckets that an expression gives nothing is known.
+            granularity: kind.made_of().unwrap_or(Granularity::Second),
+            fills: kind.fills(),
+        })
     }
 }
 
@@ -288,12 +312,13 @@ fn partition_granularity(
         return None;
     };
     let Some(time) = time else {
-        if body.time_dimension.is_none() {
+        if body.times.is_empty() {
             report.warn(place, text.mark, "'partition_granularity' has no effect without 'time_dimension'");
         }
         return None;
     };
-    if granularity < time.granularity {
+    // Buckets of a custom granularity may lie in several partitions: their rows are put together again.
+    if matches!(time.grain, Grain::Standard(_)) && granularity < time.granularity {
         let message = format!("partitions of a {granularity} are finer than the granularity, {}", time.granularity);
         report.error(place, text.mark, message).hint =
             Some(format!("use 'partition_granularity: {}' or a coarser one", time.granularity));
@@ -308,7 +333,7 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
             let measures = preagg.measures.iter().map(|id| MemberId::Measure(*id));
             let dimensions = preagg.dimensions.iter().map(|id| MemberId::Dimension(*id));
             let segments = preagg.segments.iter().map(|id| MemberId::Segment(*id));
-            let time = preagg.time.iter().map(|time| MemberId::Dimension(time.dimension));
+            let time = preagg.times().map(|time| MemberId::Dimension(time.dimension));
             let mut hints: Vec<Hint> = preagg.paths.clone();
             for member in measures.chain(dimensions).chain(segments).chain(time) {
                 let read = std::iter::once(member.cube()).chain(graph.cubes_read(member).iter().copied());
@@ -440,6 +465,22 @@ mod tests {
     }
 
     #[test]
+    fn several_times_are_kept_and_the_first_one_leads() {
+        let times = "time_dimensions: [{dimension: created_at, granularity: day}, \
+                     {dimension: created_at, granularity: month}]";
+        let rollup = rollup(&format!("measures: [total], {times}, partition_granularity: month"), "");
+        let grains: Vec<Granularity> = rollup.times().map(|time| time.granularity).collect();
+        assert_eq!(grains, [Granularity::Day, Granularity::Month]);
+        assert!(!rollup.straddles());
+    }
+
+    #[test]
+    fn strictness_is_read() {
+        assert!(!rollup(TIMED, "").strict);
+        assert!(rollup(&format!("{TIMED}, allow_non_strict_date_range_match: false"), "").strict);
+    }
+
+    #[test]
     fn the_old_names_of_keys_are_read() {
         let old = "measureReferences: [total], dimension_references: [status], segment_references: [paid], \
                    timeDimensionReference: created_at, granularity: day";
@@ -527,9 +568,12 @@ mod tests {
         check(&format!("{TIMED}, external: true, indexes: [{{name: i, columns: [status]}}]"), "");
         check("measures: [total, orders.total]", "warning: orders.main: 'orders.total' is listed twice");
         check(
-            "measures: [total], time_dimensions: [{dimension: created_at, granularity: day}, {dimension: created_at, granularity: month}]",
-            "warning: orders.main: several time dimensions are not supported by this version; this pre-aggregation is \
-             left out",
+            "measures: [total], time_dimensions: [{dimension: created_at, granularity: day}, {dimension: created_at, granularity: day}]",
+            "warning: orders.main: 'created_at' is listed twice",
+        );
+        check(
+            "measures: [total], granularity: day, time_dimensions: [{dimension: created_at, granularity: day}]",
+            "warning: orders.main: 'granularity' has no effect beside 'time_dimensions': each entry has its own",
         );
     }
 

@@ -2,7 +2,7 @@
 
 use quarry_storage::TableId;
 
-use crate::model::{AggKind, DimensionId, MeasureId, MeasureKind, MemberId, Model, PreaggId, SegmentId};
+use crate::model::{AggKind, DimensionId, MeasureId, MeasureKind, MemberId, Model, PreaggId, PreaggTime, SegmentId};
 use crate::time::Zone;
 
 /// Changes whenever the meaning of stored columns changes, so that old tables are not read by mistake.
@@ -66,6 +66,11 @@ pub fn segment_column(model: &Model, segment: SegmentId) -> String {
 /// Name of the column of a time dimension at a granularity: `orders__created_at_day`.
 pub fn time_column(model: &Model, dimension: DimensionId, granularity: &str) -> String {
     format!("{}_{granularity}", dimension_column(model, dimension))
+}
+
+/// Name of the column of a stored time, at its own granularity.
+pub fn stored_time_column(model: &Model, time: PreaggTime) -> String {
+    time_column(model, time.dimension, model.dimension(time.dimension).grain_name(time.grain))
 }
 
 /// The column alias of a member path (`data-model.md` §12.1): an underscore before every capital,

@@ -10,6 +10,7 @@ use datafusion::catalog::TableProvider;
 use quarry_storage::{FileId, Partition, Snapshot, TableId};
 use quick_cache::sync::Cache;
 
+use super::explain::told;
 use super::lower::{LeafSource, Statement, column_alias, plan_statement, rollup_table};
 use super::plan::{Plan, Shape, plan};
 use super::rollups::Rollups;
@@ -171,8 +172,7 @@ impl QueryService {
             match route(rollups, snapshot, &leaf.query, &leaf.shape)? {
                 Route::Rollup(rollup) => found.push(Route::Rollup(rollup)),
                 Route::Source(rejections) if self.rollup_only => {
-                    let reasons = rejections.iter().map(|rejection| format!(" {rejection}."));
-                    return Err(QueryError::NoRollup { explanation: reasons.collect() });
+                    return Err(QueryError::NoRollup { explanation: told(rollups.model(), leaf, &rejections) });
                 }
                 Route::Source(rejections) => return Ok(vec![Route::Source(rejections)]),
             }

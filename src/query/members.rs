@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::{
-    CubeId, DimensionId, DimensionKind, Hint, MeasureId, MeasureKind, MemberId, Model, Part, SegmentId, Template,
+    CubeId, DimensionId, DimensionKind, Grain, Hint, MeasureId, MeasureKind, MemberId, Model, Part, SegmentId, Template,
 };
 
 /// The templates of a member's own SQL.
@@ -170,7 +170,7 @@ pub(super) fn resolve_measure(model: &Model, id: MeasureId) -> MeasureId {
 /// Whether a dimension or segment that is not among `stored` can be computed from those that are: its
 /// SQL only refers to dimensions that are stored or computable themselves (`pre-aggregations.md` §4.6,
 /// `cover`).
-pub(super) fn is_derivable(model: &Model, member: MemberId, stored: &BTreeSet<DimensionId>) -> bool {
+pub(super) fn is_derivable(model: &Model, member: MemberId, given: &Given<'_>) -> bool {
     let templates = templates(model, member);
     let refers = templates.iter().any(|template| template.members().next().is_some());
     let own_query = match member {
@@ -183,12 +183,35 @@ pub(super) fn is_derivable(model: &Model, member: MemberId, stored: &BTreeSet<Di
             template.parts.iter().all(|part| match part {
                 Part::Text(text) => !names_columns(text),
                 Part::Member(MemberId::Dimension(id)) => {
-                    stored.contains(id) || is_derivable(model, MemberId::Dimension(*id), stored)
+                    (given.dimension)(*id) || is_derivable(model, MemberId::Dimension(*id), given)
                 }
+                Part::Member(MemberId::Segment(id)) => {
+                    (given.segment)(*id) || is_derivable(model, MemberId::Segment(*id), given)
+                }
+                Part::Time(id, grain) => (given.bucket)(*id, *grain),
                 Part::Path(_) => true,
                 _ => false,
             })
         })
+}
+
+/// What is stored, for [`is_derivable`].
+pub(super) struct Given<'a> {
+    /// Whether the value of a dimension is.
+    pub(super) dimension: &'a dyn Fn(DimensionId) -> bool,
+    /// Whether the truth of a segment is.
+    pub(super) segment: &'a dyn Fn(SegmentId) -> bool,
+    /// Whether buckets of a time dimension can be made.
+    pub(super) bucket: &'a dyn Fn(DimensionId, Grain) -> bool,
+}
+
+/// Whether SQL gives other values in another zone.
+pub(super) fn is_of_zone(model: &Model, template: &Template) -> bool {
+    template.parts.iter().any(|part| match part {
+        Part::Time(..) | Part::Local(_) => true,
+        Part::Member(member) => templates(model, *member).into_iter().any(|inner| is_of_zone(model, inner)),
+        _ => false,
+    })
 }
 
 /// The dimension that a pure reference (`{users.name}`) stands for, followed to its end.

@@ -9,6 +9,7 @@ mod date_words;
 pub mod dates;
 pub mod execute;
 pub mod expand;
+pub mod explain;
 mod filters;
 #[cfg(test)]
 mod golden;
@@ -23,6 +24,7 @@ pub mod rollups;
 pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
+mod stored_times;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use super::plan::{Shape, shape};
 use super::{OutputColumn, Query, QueryError, TimeDimension};
 use crate::model::refresh_key::applied_keys;
 use crate::model::{
-    AppliedKey, CubeId, CubeSource, Diagnostic, Grain, MemberId, Model, Part, Preagg, PreaggId, Template,
+    AppliedKey, CubeId, CubeSource, Diagnostic, MemberId, Model, Part, Preagg, PreaggId, Template,
 };
 use crate::preagg::layout;
 use crate::time::{TimeRange, Zone};
@@ -149,7 +149,7 @@ impl Rollups {
     /// Name of the stored time column, if any.
     pub fn time_column(&self, preagg: PreaggId) -> Option<String> {
         let time = self.model.preagg(preagg).time?;
-        Some(layout::time_column(&self.model, time.dimension, time.granularity.as_str()))
+        Some(layout::stored_time_column(&self.model, time))
     }
 
     /// Whether the rollup's SQL depends on the security context, so that it can answer no one.
@@ -181,6 +181,14 @@ fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
     let cubes: Vec<CubeId> = shape.tree.cubes().collect();
     let keys = applied_keys(model, preagg, &cubes, &mut |_| {});
     Ok(RollupPlan { shape, outputs, definition, reads_claims, keys })
+}
+
+/// The joins of the rows of a rollup that need not be one of the model.
+///
+/// # Errors
+/// Its cubes do not join.
+pub(super) fn shape_of(model: &Model, preagg: &Preagg) -> Result<Shape, QueryError> {
+    shape(model, &query_of(preagg, Zone::UTC, None))
 }
 
 /// Whether some SQL that a query runs depends on the security context.
@@ -226,16 +234,18 @@ fn reads_claims_through(model: &Model, sql: &Template, depth: usize) -> bool {
 
 /// The rollup's rows as a query.
 fn query_of(preagg: &Preagg, zone: Zone, bucket: Option<Bounds>) -> Query {
-    let time_dimensions = preagg.time.map(|time| TimeDimension {
+    let mut range = bucket.map(|Bounds { start, end }| TimeRange { start, end });
+    let time_dimensions = preagg.times().map(|time| TimeDimension {
         dimension: time.dimension,
-        granularity: Some(Grain::Standard(time.granularity)),
-        range: bucket.map(|Bounds { start, end }| TimeRange { start, end }),
+        granularity: Some(time.grain),
+        // Of the first one alone.
+        range: range.take(),
     });
     Query {
         measures: preagg.measures.clone(),
         dimensions: preagg.dimensions.clone(),
         segment_columns: preagg.segments.clone(),
-        time_dimensions: time_dimensions.into_iter().collect(),
+        time_dimensions: time_dimensions.collect(),
         timezone: zone,
         join_hints: preagg.paths.clone(),
         ..Query::default()

@@ -8,7 +8,7 @@ use crate::model::granularity::{CustomGranularity, GranularityKind, Written};
 use crate::model::refresh_key::{Every, Schedule, TimeKey};
 use crate::model::stage::{Extent, RollingWindow, WindowOffset};
 use crate::model::{
-    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Grain, Location, Measure,
+    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure,
     MeasureId, MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggKind, PreaggTime, RefreshKey, Segment,
     SegmentId, Template,
 };
@@ -151,11 +151,7 @@ fn rollup(cube: CubeId) -> Preagg {
         dimensions: vec![DimensionId { cube, index: 1 }],
         segments: Vec::new(),
         paths: Vec::new(),
-        time: Some(PreaggTime {
-            dimension: DimensionId { cube, index: 2 },
-            grain: Grain::Standard(Granularity::Day),
-            granularity: Granularity::Day,
-        }),
+        time: Some(PreaggTime::standard(DimensionId { cube, index: 2 }, Granularity::Day)),
         more_times: Vec::new(),
         partition_granularity: Some(Granularity::Month),
         build_range_start: None,

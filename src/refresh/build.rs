@@ -61,8 +61,8 @@ pub(super) fn sort_columns(model: &Model, preagg: PreaggId) -> Vec<String> {
     let rollup = model.preagg(preagg);
     let dimensions = rollup.dimensions.iter().map(|id| layout::dimension_column(model, *id));
     let segments = rollup.segments.iter().map(|id| layout::segment_column(model, *id));
-    let time = rollup.time.map(|time| layout::time_column(model, time.dimension, time.granularity.as_str()));
-    dimensions.chain(segments).chain(time).collect()
+    let times = rollup.times().map(|time| layout::stored_time_column(model, time));
+    dimensions.chain(segments).chain(times).collect()
 }
 
 /// Writes the rows of `stream` into a new file, which is complete and synced but not published; calls `report`

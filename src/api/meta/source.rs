@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::{Item, Viewer};
 use crate::model::refresh_key::Schedule;
 use crate::model::template::FilterColumn;
-use crate::model::{Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, RefreshKey, Relationship, Template};
+use crate::model::{
+    Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, PreaggTime, RefreshKey, Relationship, Template,
+};
 
 impl Viewer<'_> {
     /// Where the rows of a cube come from.
@@ -38,14 +40,15 @@ impl Viewer<'_> {
             (!names.is_empty()).then(|| json!(format!("[{}]", names.join(", "))))
         };
         let mut item = Item::default();
+        let grain = |time: PreaggTime| json!(self.model.dimension(time.dimension).grain_name(time.grain));
         item.put("name", json!(rollup.name));
         item.put("type", json!("rollup"));
         item.put("external", json!(rollup.external));
-        item.put_given("granularity", rollup.time.map(|time| json!(time.granularity.as_str())));
+        item.put_given("granularity", rollup.time.map(grain));
         item.put_given("partitionGranularity", rollup.partition_granularity.map(|g| json!(g.as_str())));
         item.put_given("refreshKey", rollup.refresh_key.as_ref().map(|key| self.refresh_key(cube.id, key)));
         if rollup.time.is_some() {
-            item.put("allowNonStrictDateRangeMatch", json!(true));
+            item.put("allowNonStrictDateRangeMatch", json!(!rollup.strict));
         }
         item.put("scheduledRefresh", json!(rollup.scheduled_refresh));
         let time = rollup.time.map(|time| json!(self.reference(cube.id, MemberId::Dimension(time.dimension))));

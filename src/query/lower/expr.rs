@@ -41,12 +41,22 @@ pub(super) trait StoredColumns {
     fn dimension(&self, id: DimensionId) -> Option<String>;
     /// The column of a stored segment.
     fn segment(&self, id: SegmentId) -> Option<String>;
-    /// The stored time as local time of the query's zone, not truncated further.
+    /// The column of a stored dimension of type time, as local time of the query's zone.
     fn local(&self, id: DimensionId) -> Option<String>;
-    /// The stored time truncated, when it needs nothing done to it.
-    fn bucket(&self, id: DimensionId, grain: Grain) -> Option<String>;
+    /// A stored time that buckets of a granularity are made from.
+    fn bucket(&self, id: DimensionId, grain: Grain) -> Option<StoredBucket>;
     /// A leaf measure, merged over the rows of a group.
     fn measure(&self, id: MeasureId) -> Option<String>;
+    /// A leaf measure of the one row that a stored row stands for.
+    fn row(&self, id: MeasureId) -> Option<String>;
+}
+
+/// A stored time, in the query's zone.
+pub(super) enum StoredBucket {
+    /// Truncated as asked.
+    Done(String),
+    /// To be truncated.
+    Local(String),
 }
 
 impl Scope<'_> {
@@ -69,7 +79,7 @@ impl Scope<'_> {
         let is_time = self.model.dimension(id).data_type == DataType::Time;
         match self.base {
             Base::Rows { .. } if is_time => self.local(id),
-            // Stored times are local already.
+            Base::Stored(stored) if is_time => stored.local(id).unwrap_or_else(|| self.local_time(&self.dimension(id))),
             Base::Rows { .. } | Base::Groups { .. } | Base::Stored(_) => self.dimension(id),
         }
     }
@@ -169,11 +179,6 @@ impl Scope<'_> {
 
     /// A time dimension in the query's zone, moved where the query moves it.
     pub(super) fn local(&self, id: DimensionId) -> String {
-        if let Base::Stored(stored) = self.base
-            && let Some(column) = stored.local(id)
-        {
-            return column;
-        }
         match self.query.shifts.iter().find(|shift| shift.dimension == resolve_alias(self.model, id)) {
             None => self.local_time(&self.dimension(id)),
             Some(_) if self.unmasked(MemberId::Dimension(id)).is_some() => self.local_time(&self.dimension(id)),
@@ -192,11 +197,11 @@ impl Scope<'_> {
     /// A time dimension in the query's zone, truncated.
     pub(super) fn bucket(&self, id: DimensionId, grain: Grain) -> String {
         match self.base {
-            Base::Stored(stored) => {
-                if let Some(column) = stored.bucket(id, grain) {
-                    return column;
-                }
-            }
+            Base::Stored(stored) => match stored.bucket(id, grain) {
+                Some(StoredBucket::Done(column)) => return column,
+                Some(StoredBucket::Local(local)) => return self.truncated(id, grain, &local),
+                None => {}
+            },
             Base::Groups { groups, .. } => {
                 let same = |other: &DimensionId| resolve_alias(self.model, *other) == resolve_alias(self.model, id);
                 let found = groups
@@ -365,6 +370,11 @@ impl Scope<'_> {
         let measure = self.model.measure(id);
         if let Some(mask) = self.measure_mask(measure) {
             return mask;
+        }
+        if let Base::Stored(stored) = self.base
+            && let Some(value) = stored.row(id)
+        {
+            return value;
         }
         match &measure.kind {
             MeasureKind::Aggregate { agg: AggKind::Count, sql: None } => {

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::expr::{Base, Scope, StoredColumns, average};
+use super::expr::{Base, Scope, StoredBucket, StoredColumns, average, interval};
 use super::filter::Tested;
 use super::source::{Output, column_alias, measure_filters, row_filters, tested_value};
 use super::{Literals, group_by, quote};
-use crate::model::{AggKind, DimensionId, Grain, MeasureId, MeasureKind, Model, Preagg, SegmentId};
+use crate::model::{
+    AggKind, DataType, DimensionId, Grain, MeasureId, MeasureKind, Model, Preagg, PreaggTime, SegmentId,
+};
 use crate::preagg::layout::{self, StateColumn};
-use crate::query::Query;
 use crate::query::members::{leaves, resolve_alias, resolve_segment};
-use crate::time::{Granularity, Zone, local_to_utc};
+use crate::query::stored_times::StoredTimes;
+use crate::query::{Column, Query};
+use crate::time::{Interval, Zone, local_to_utc};
 
 /// A query and the rollup that answers it.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +46,17 @@ pub(super) fn rollup_sql(scan: RollupScan<'_>, literals: &Literals) -> String {
         .collect();
     list.extend(scan.outputs.iter().map(|output| {
         let sql = match output {
+            Output::Measure(id) | Output::Argument(id) if query.ungrouped => scope.row_value(*id),
             Output::Measure(id) | Output::Argument(id) => scope.measure(*id),
             Output::State(id, state) => columns.state(*id, *state),
         };
         format!("{sql} AS {}", quote(&output.alias(model)))
     }));
-    let filters = row_filters(&scope, &|id| columns.tested(&scope, id));
+    let filters = row_filters(&scope, &|column| columns.tested(&scope, column));
     let mut sql = format!("SELECT {} FROM {}{filters}", list.join(", "), scan.table);
+    if query.ungrouped {
+        return sql;
+    }
     sql.push_str(&group_by(groups.len()));
     if !query.measure_filters.is_empty() {
         sql.push_str(&format!(" HAVING {}", measure_filters(&scope, query)));
@@ -60,24 +67,36 @@ pub(super) fn rollup_sql(scan: RollupScan<'_>, literals: &Literals) -> String {
 /// Where the members of a query stand in a rollup.
 struct Columns<'a> {
     scan: RollupScan<'a>,
+    times: StoredTimes<'a>,
     dimensions: BTreeMap<DimensionId, String>,
 }
 
 impl<'a> Columns<'a> {
     fn new(scan: RollupScan<'a>) -> Self {
+        let RollupScan { model, query, preagg, zone, .. } = scan;
         let stored = scan.preagg.dimensions.iter();
         let dimensions = stored
             .map(|id| (resolve_alias(scan.model, *id), quote(&layout::dimension_column(scan.model, *id))))
             .collect();
-        Self { scan, dimensions }
+        Self { scan, times: StoredTimes { model, query, preagg, zone }, dimensions }
     }
 
-    /// The stored time column, when `id` is the rollup's time dimension.
-    fn time(&self, id: DimensionId) -> Option<(String, Granularity)> {
-        let time = self.scan.preagg.time?;
-        let same = resolve_alias(self.scan.model, time.dimension) == resolve_alias(self.scan.model, id);
-        let name = || layout::time_column(self.scan.model, time.dimension, time.granularity.as_str());
-        same.then(|| (quote(&name()), time.granularity))
+    fn time_column(&self, time: PreaggTime) -> String {
+        quote(&layout::stored_time_column(self.scan.model, time))
+    }
+
+    /// A stored time in the query's zone.
+    fn in_zone(&self, column: String) -> String {
+        if self.times.same_zone() {
+            return column;
+        }
+        format!("local_time({column}, {})", super::quote_text(self.scan.query.timezone.name()))
+    }
+
+    /// By how much the query moves a time.
+    fn shift(&self, id: DimensionId) -> Option<Interval> {
+        let wanted = resolve_alias(self.scan.model, id);
+        self.scan.query.shifts.iter().find(|shift| shift.dimension == wanted).map(|shift| shift.interval)
     }
 
     /// A stored state, merged.
@@ -91,18 +110,28 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// A tested dimension: the time column, a stored one, or one computed from these.
-    fn tested(&self, scope: &Scope<'_>, id: DimensionId) -> Tested {
-        match self.time(id) {
-            Some((column, _)) => {
-                let (stored, zone) = (self.scan.zone, self.scan.query.timezone);
-                Tested {
-                    sql: column.clone(),
-                    time_sql: column,
-                    bound: Box::new(move |local| if stored == zone { local } else { local_to_utc(local, zone) }),
-                }
+    /// A tested dimension: a time column, a stored one, or one computed from these. What an access policy tests does
+    /// not move with the times of the query.
+    fn tested(&self, scope: &Scope<'_>, column: Column) -> Tested {
+        let (id, shift) = match column {
+            Column::Dimension(id) => (id, self.shift(id)),
+            Column::Raw(id) => (id, None),
+            Column::Segment(_) | Column::FiltersOf(_) => return tested_value("TRUE".to_owned()),
+        };
+        let bucket = self.times.for_conditions(id).map(|time| self.time_column(time));
+        let is_time = self.scan.model.dimension(id).data_type == DataType::Time;
+        let own = || self.dimension(id).filter(|_| is_time);
+        match (bucket.or_else(own), shift) {
+            (Some(stored), Some(by)) => {
+                let moved = format!("({} + {})", self.in_zone(stored), interval(by));
+                Tested { sql: moved.clone(), time_sql: moved, bound: Box::new(|local| local) }
             }
-            None => tested_value(scope.dimension(id)),
+            (Some(stored), None) => {
+                let (same, zone) = (self.times.same_zone(), self.scan.query.timezone);
+                let bound = move |local| if same { local } else { local_to_utc(local, zone) };
+                Tested { sql: stored.clone(), time_sql: stored, bound: Box::new(bound) }
+            }
+            (None, _) => tested_value(scope.raw_dimension(id)),
         }
     }
 }
@@ -120,18 +149,30 @@ impl StoredColumns for Columns<'_> {
     }
 
     fn local(&self, id: DimensionId) -> Option<String> {
-        let (column, _) = self.time(id)?;
-        if self.scan.zone == self.scan.query.timezone {
-            return Some(column);
-        }
-        let zone = super::quote_text(self.scan.query.timezone.name());
-        Some(format!("local_time({column}, {zone})"))
+        Some(self.in_zone(self.dimension(id)?))
     }
 
-    fn bucket(&self, id: DimensionId, grain: Grain) -> Option<String> {
-        let (column, stored) = self.time(id)?;
-        let same_zone = self.scan.zone == self.scan.query.timezone;
-        (same_zone && grain == Grain::Standard(stored)).then_some(column)
+    fn bucket(&self, id: DimensionId, grain: Grain) -> Option<StoredBucket> {
+        let time = self.times.for_bucket(id, grain)?;
+        let local = self.in_zone(self.time_column(time));
+        Some(match self.shift(id) {
+            Some(by) => StoredBucket::Local(format!("({local} + {})", interval(by))),
+            None if self.times.same_zone() && self.times.is_same(time, id, grain) => StoredBucket::Done(local),
+            None => StoredBucket::Local(local),
+        })
+    }
+
+    fn row(&self, id: MeasureId) -> Option<String> {
+        let RollupScan { model, preagg, .. } = self.scan;
+        let MeasureKind::Aggregate { .. } = &model.measure(id).kind else { return None };
+        let state = *layout::states(&model.measure(id).kind).first()?;
+        let column = quote(&layout::state_column(model, id, state));
+        let value = match state {
+            // Of one row there is one, or none.
+            StateColumn::Count => format!("NULLIF({column}, 0)"),
+            _ => column,
+        };
+        preagg.measures.contains(&id).then_some(value)
     }
 
     fn measure(&self, id: MeasureId) -> Option<String> {

@@ -110,7 +110,7 @@ fn simple(select: SourceSelect<'_>, literals: &Literals) -> String {
         "SELECT {} FROM {}{}",
         columns.join(", "),
         from(&scope, &shape.tree, &shape.sub_queries),
-        row_filters(&scope, &|id| tested_dimension(&scope, id))
+        row_filters(&scope, &|column| tested_column(&scope, column))
     );
     if query.ungrouped {
         return sql;
@@ -237,7 +237,7 @@ fn keys_query(select: SourceSelect<'_>, keyed: &KeyedMeasures, outputs: &[Output
         columns.join(", "),
         inner.join(", "),
         from(&scope, &shape.tree, &shape.sub_queries),
-        row_filters(&scope, &|id| tested_dimension(&scope, id)),
+        row_filters(&scope, &|column| tested_column(&scope, column)),
         table_and_sub_queries(&scope, keyed.cube, &shape.sub_queries),
         on.join(" AND "),
         joins(&scope, &keyed.tree, &shape.sub_queries),
@@ -319,8 +319,8 @@ fn sub_query_joins(scope: &Scope<'_>, cube: Option<CubeId>, sub_queries: &[SubQu
 }
 
 /// `WHERE`: ranges, then segments, then filters; nothing when there are none. `tested` gives the expression of a
-/// dimension.
-pub(super) fn row_filters(scope: &Scope<'_>, tested: &dyn Fn(DimensionId) -> Tested) -> String {
+/// dimension, [`Column::Dimension`] or [`Column::Raw`].
+pub(super) fn row_filters(scope: &Scope<'_>, tested: &dyn Fn(Column) -> Tested) -> String {
     let query = scope.query;
     let mut conditions: Vec<String> = Vec::new();
     if query.denied {
@@ -328,7 +328,12 @@ pub(super) fn row_filters(scope: &Scope<'_>, tested: &dyn Fn(DimensionId) -> Tes
     }
     for time in &query.time_dimensions {
         if let Some(range) = time.range {
-            let condition = in_range(&tested(time.dimension), Some(range.start), Some(range.end), scope.literals);
+            let condition = in_range(
+                &tested(Column::Dimension(time.dimension)),
+                Some(range.start),
+                Some(range.end),
+                scope.literals,
+            );
             if !conditions.contains(&condition) {
                 conditions.push(condition);
             }
@@ -343,10 +348,9 @@ pub(super) fn row_filters(scope: &Scope<'_>, tested: &dyn Fn(DimensionId) -> Tes
     format!(" WHERE {}", conditions.join(" AND "))
 }
 
-fn row_condition(scope: &Scope<'_>, filter: &Filter<Column>, tested: &dyn Fn(DimensionId) -> Tested) -> String {
+fn row_condition(scope: &Scope<'_>, filter: &Filter<Column>, tested: &dyn Fn(Column) -> Tested) -> String {
     let tested = |column: Column| match column {
-        Column::Dimension(id) => tested(id),
-        Column::Raw(id) => tested_raw(scope, id),
+        Column::Dimension(_) | Column::Raw(_) => tested(column),
         Column::Segment(id) => tested_value(scope.segment(id)),
         Column::FiltersOf(id) => tested_value(scope.filters_of(id).unwrap_or_else(|| "TRUE".to_owned())),
     };
@@ -355,7 +359,15 @@ fn row_condition(scope: &Scope<'_>, filter: &Filter<Column>, tested: &dyn Fn(Dim
 
 /// A condition on rows of joined tables.
 pub(super) fn condition(scope: &Scope<'_>, filter: &Filter<Column>) -> String {
-    row_condition(scope, filter, &|id| tested_dimension(scope, id))
+    row_condition(scope, filter, &|column| tested_column(scope, column))
+}
+
+fn tested_column(scope: &Scope<'_>, column: Column) -> Tested {
+    match column {
+        Column::Raw(id) => tested_raw(scope, id),
+        Column::Dimension(id) => tested_dimension(scope, id),
+        Column::Segment(_) | Column::FiltersOf(_) => tested_value("TRUE".to_owned()),
+    }
 }
 
 /// The rows that someone may see do not move with the times of a question.

@@ -1,0 +1,192 @@
+//! Why a query is answered from where it is: of every rollup the first rule that it breaks and the smallest edit that
+//! would mend it, of the one that answers what it reads and what it beats (`pre-aggregations.md` §22 G14). Pure.
+
+mod mend;
+mod text;
+
+use quarry_storage::{Bounds, Snapshot};
+
+pub use self::mend::{Change, Edit};
+use super::plan::{Leaf, plan};
+use super::rollups::Rollups;
+use super::route::{Candidate, Reason, Rejection, RollupRoute, candidates};
+use super::{OutputColumn, Query, QueryError};
+use crate::model::{MemberId, Model, PreaggId};
+use crate::preagg::coverage::Uncovered;
+use crate::time::format_local;
+
+/// How a query is answered: one part a level of its plan.
+#[derive(Debug)]
+pub struct Explanation {
+    /// Whether rollups answer; else the source answers all levels, for an answer that mixes both would mix two states.
+    pub by_rollups: bool,
+    /// The levels over joined rows.
+    pub levels: Vec<Level>,
+}
+
+/// A level of a query's plan.
+#[derive(Debug)]
+pub struct Level {
+    /// Its columns: `cube.member` or `cube.member.granularity`.
+    pub columns: Vec<String>,
+    /// The rollup that fits best.
+    pub chosen: Option<Chosen>,
+    /// All that were looked at, in the order in which ties are decided.
+    pub verdicts: Vec<Verdict>,
+    /// A rollup that would fit, as YAML, where none does.
+    pub suggestion: Option<String>,
+}
+
+/// A rollup that fits best.
+#[derive(Debug)]
+pub struct Chosen {
+    /// `cube.rollup`.
+    pub rollup: String,
+    /// The zone that its table was built for.
+    pub zone: &'static str,
+    /// Whether every group of the answer is one stored row.
+    pub exact: bool,
+    /// The buckets of the partitions to read; none for the one partition of a table without.
+    pub partitions: Vec<Option<Bounds>>,
+    /// Rows of the whole table.
+    pub rows_before: u64,
+    /// Rows of the partitions to read.
+    pub rows_after: u64,
+    /// Why it beats the others.
+    pub why: String,
+}
+
+/// What is said of one rollup.
+#[derive(Debug)]
+pub struct Verdict {
+    /// `cube.rollup`.
+    pub rollup: String,
+    /// The rows that it would read, or what keeps it from answering.
+    pub outcome: Result<u64, Misfit>,
+}
+
+/// Why a rollup does not answer.
+#[derive(Debug)]
+pub struct Misfit {
+    /// The first rule that it breaks.
+    pub reason: Reason,
+    /// The edits that would make its definition match; none when no small edit would.
+    pub edits: Option<Vec<Edit>>,
+    /// What else can be done.
+    pub remedy: Option<String>,
+}
+
+/// Explains a query.
+///
+/// # Errors
+/// It cannot be planned.
+pub fn explain(rollups: &Rollups, snapshot: &Snapshot, query: &Query) -> Result<Explanation, QueryError> {
+    let plan = plan(rollups.model(), query)?;
+    let levels: Vec<Level> = plan.leaves().into_iter().map(|leaf| level(rollups, snapshot, leaf)).collect();
+    Ok(Explanation { by_rollups: levels.iter().all(|level| level.chosen.is_some()), levels })
+}
+
+fn level(rollups: &Rollups, snapshot: &Snapshot, leaf: &Leaf) -> Level {
+    let model = rollups.model();
+    let found = candidates(rollups, snapshot, &leaf.query, &leaf.shape);
+    let mut best: Option<&RollupRoute> = None;
+    for route in found.iter().filter_map(|candidate| candidate.found.as_ref().ok()) {
+        if best.is_none_or(|best| route.rows() < best.rows()) {
+            best = Some(route);
+        }
+    }
+    let chosen = best.map(|best| chosen(model, best, &found));
+    let suggestion = if chosen.is_none() { mend::suggestion(model, leaf) } else { None };
+    let verdicts = found
+        .into_iter()
+        .map(|Candidate { preagg, found }| Verdict {
+            rollup: model.preagg_path(preagg),
+            outcome: found.map(|route| route.rows()).map_err(|reason| misfit(model, leaf, preagg, reason)),
+        })
+        .collect();
+    Level { columns: columns(model, &leaf.query), chosen, verdicts, suggestion }
+}
+
+fn chosen(model: &Model, best: &RollupRoute, found: &[Candidate]) -> Chosen {
+    let others = found.iter().filter_map(|candidate| candidate.found.as_ref().ok());
+    let others: Vec<&RollupRoute> = others.filter(|route| route.preagg != best.preagg).collect();
+    let next = others.iter().min_by_key(|route| route.rows());
+    let why = match next {
+        None => "it is the only one that fits".to_owned(),
+        Some(next) if next.rows() == best.rows() => {
+            format!("{} reads as many rows, and is defined later", model.preagg_path(next.preagg))
+        }
+        Some(next) => {
+            let (name, more) = (model.preagg_path(next.preagg), next.rows());
+            format!("it reads the fewest rows: {}, where {name} reads {more}", best.rows())
+        }
+    };
+    Chosen {
+        rollup: model.preagg_path(best.preagg),
+        zone: best.zone.name(),
+        exact: best.exact,
+        partitions: best.partitions.iter().map(|partition| partition.bucket).collect(),
+        rows_before: best.held,
+        rows_after: best.rows(),
+        why,
+    }
+}
+
+fn misfit(model: &Model, leaf: &Leaf, preagg: PreaggId, reason: Reason) -> Misfit {
+    let rollup = model.preagg_path(preagg);
+    let remedy = match &reason {
+        Reason::Uncovered(Uncovered::NotBuilt) => Some(format!("build it: quarry build {rollup}")),
+        Reason::Uncovered(Uncovered::MissingPartition(bucket)) => {
+            let day = |micros| format_local(micros).chars().take(10).collect::<String>();
+            Some(format!("build it: quarry build {rollup} --from {} --to {}", day(bucket.start), day(bucket.end - 1)))
+        }
+        Reason::Uncovered(Uncovered::OutsideBuildRange(_)) => {
+            Some("ask for a range inside of its build range, or widen build_range_start and build_range_end".to_owned())
+        }
+        Reason::Zone(zone) => Some(format!(
+            "add {zone} to CUBEJS_SCHEDULED_REFRESH_TIMEZONES, or store it by an hour or less, so that UTC serves all \
+             zones"
+        )),
+        _ => None,
+    };
+    let of_data = matches!(reason, Reason::Uncovered(_) | Reason::Zone(_));
+    let edits = if of_data { None } else { mend::edits(model, leaf, model.preagg(preagg)) };
+    Misfit { reason, edits, remedy }
+}
+
+fn columns(model: &Model, query: &Query) -> Vec<String> {
+    let name = |column: OutputColumn| match column {
+        OutputColumn::Dimension(id) => model.path_of(MemberId::Dimension(id)),
+        OutputColumn::Segment(id) => model.path_of(MemberId::Segment(id)),
+        OutputColumn::Measure(id) => model.path_of(MemberId::Measure(id)),
+        OutputColumn::Time(id, grain) => {
+            format!("{}.{}", model.path_of(MemberId::Dimension(id)), model.dimension(id).grain_name(grain))
+        }
+    };
+    query.columns().into_iter().map(name).collect()
+}
+
+/// Why rollups that were looked at do not answer, in a sentence each, with what would mend them.
+pub fn told(model: &Model, leaf: &Leaf, rejections: &[Rejection]) -> String {
+    if rejections.is_empty() {
+        return " The query's cubes have no rollups.".to_owned();
+    }
+    let told = rejections.iter().map(|Rejection { preagg, reason, .. }| {
+        let misfit = misfit(model, leaf, *preagg, reason.clone());
+        format!(" {}: {misfit}.", model.preagg_path(*preagg))
+    });
+    told.collect()
+}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.reason)?;
+        for (position, edit) in self.edits.iter().flatten().enumerate() {
+            write!(f, "{} {edit}", if position == 0 { ";" } else { " and" })?;
+        }
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}

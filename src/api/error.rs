@@ -114,11 +114,11 @@ impl ApiError {
 
 fn query_face(error: &QueryError) -> Face {
     match error {
-        QueryError::Invalid(_) | QueryError::NoRollup { .. } => Face::new(StatusCode::BAD_REQUEST, error),
+        QueryError::Invalid(_) => Face::new(StatusCode::BAD_REQUEST, error),
         QueryError::UnknownMember(_) | QueryError::Join(_) | QueryError::Model(_) => Face::user_error(error),
         QueryError::HiddenMember { .. } => Face::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("Error: {error}")),
-        // Cube answers 500 to these two; the fault is the client's.
-        QueryError::LimitExceeded | QueryError::Engine(_) => {
+        // Cube answers 500 to the first two; the fault is the client's.
+        QueryError::LimitExceeded | QueryError::Engine(_) | QueryError::NoRollup { .. } => {
             Face::new(StatusCode::BAD_REQUEST, &format!("Error: {error}"))
         }
     }

@@ -14,7 +14,7 @@ fn help_names_every_command() {
     let project = Project::empty();
     let output = run(project.path(), &[], &["--help"]);
     assert!(output.status.success());
-    for command in ["serve", "dev", "demo", "build", "query", "check", "token"] {
+    for command in ["serve", "dev", "demo", "build", "query", "explain", "check", "token"] {
         assert!(printed(&output).contains(command), "{command} is missing:\n{}", printed(&output));
         assert!(run(project.path(), &[], &[command, "--help"]).status.success(), "{command} --help");
     }

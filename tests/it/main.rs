@@ -15,6 +15,7 @@ mod events;
 mod generate;
 mod jobs;
 mod languages;
+mod matching;
 mod metadata;
 mod multi;
 mod property;

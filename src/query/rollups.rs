@@ -11,9 +11,7 @@ use super::members::{collect_hints, cubes_of, templates, visit_members};
 use super::plan::{Shape, shape};
 use super::{OutputColumn, Query, QueryError, TimeDimension};
 use crate::model::refresh_key::applied_keys;
-use crate::model::{
-    AppliedKey, CubeId, CubeSource, Diagnostic, MemberId, Model, Part, Preagg, PreaggId, Template,
-};
+use crate::model::{AppliedKey, CubeId, CubeSource, Diagnostic, MemberId, Model, Part, Preagg, PreaggId, Template};
 use crate::preagg::layout;
 use crate::time::{TimeRange, Zone};
 

@@ -8,9 +8,9 @@ use crate::model::granularity::{CustomGranularity, GranularityKind, Written};
 use crate::model::refresh_key::{Every, Schedule, TimeKey};
 use crate::model::stage::{Extent, RollingWindow, WindowOffset};
 use crate::model::{
-    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure,
-    MeasureId, MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggKind, PreaggTime, RefreshKey, Segment,
-    SegmentId, Template,
+    AggKind, Cube, CubeId, CubeSource, DataType, Dimension, DimensionId, DimensionKind, Location, Measure, MeasureId,
+    MeasureKind, MemberId, Model, Part, Preagg, PreaggId, PreaggKind, PreaggTime, RefreshKey, Segment, SegmentId,
+    Template,
 };
 use crate::time::{Granularity, Interval};
 

@@ -166,7 +166,8 @@ fn tables() -> Vec<(&'static str, String)> {
         let user = draw(30) + 1;
         let user = optional(draw(12) > 0, user.to_string());
         let closed = optional(draw(7) > 0, closed.format("%Y-%m-%dT%H:%M:%S").to_string());
-        let (store, status, city) = (draw(4) + 1, statuses[draw(4) as usize], cities[draw(4) as usize]);
+        let place = |drawn: u64| usize::try_from(drawn).expect("a small number");
+        let (store, status, city) = (draw(4) + 1, statuses[place(draw(4))], cities[place(draw(4))]);
         let created = created.format("%Y-%m-%dT%H:%M:%S");
         orders.push_str(&format!("{id},{user},{store},{status},{city},{amount},{created},{closed}\n"));
         for _ in 0..draw(3) {

@@ -153,7 +153,17 @@ impl Scope<'_> {
             Some(Mask::Number(number)) => self.literals.place(Literal::Number(number.clone())),
             Some(Mask::Boolean(truth)) => self.literals.place(Literal::Boolean(*truth)),
             Some(Mask::Sql(template)) => self.template(owner, template),
-            None => match data_type {
+            None => self.default_mask(owner, data_type),
+        }
+    }
+
+    /// What the settings put in place of masked values, or NULL.
+    fn default_mask(&self, owner: CubeId, data_type: DataType) -> String {
+        let masks = self.model.default_masks();
+        match (masks.of(data_type), masks.time.filter(|_| data_type == DataType::Time)) {
+            (Some(mask), _) => self.mask(owner, Some(&mask), data_type),
+            (None, Some(time)) => self.literals.place(Literal::Timestamp(time)),
+            (None, None) => match data_type {
                 DataType::String => "CAST(NULL AS VARCHAR)".to_owned(),
                 DataType::Number => "CAST(NULL AS BIGINT)".to_owned(),
                 DataType::Boolean => "CAST(NULL AS BOOLEAN)".to_owned(),

@@ -11,6 +11,7 @@ mod key;
 mod rollup;
 mod source;
 mod stages;
+mod windows;
 
 use std::cell::RefCell;
 

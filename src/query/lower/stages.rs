@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::expr::{Base, Scope, aggregate, average, interval};
+use super::expr::{Base, Scope, aggregate};
 use super::rollup::{RollupScan, rollup_sql};
 use super::source::{Output, SourceSelect, column_alias, condition, measure_filters, source_sql};
-use super::{Literal, Literals, Statement, group_by, quote, quote_text, same, tail};
-use crate::model::stage::{Extent, WindowOffset};
-use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, PreaggId, RollingWindow};
+use super::windows::Rolled;
+use super::{Literals, Statement, group_by, quote, quote_text, same, tail};
+use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, PreaggId};
 use crate::preagg::layout::{self, StateColumn};
 use crate::query::members::resolve_alias;
-use crate::query::plan::{Leaf, Node, NodeKind, Plan, Series, SeriesRange, Stages, SubQueryPlan, bins_of};
+use crate::query::plan::{Leaf, Node, NodeKind, Plan, Stages, SubQueryPlan};
 use crate::query::{Column, Filter, OutputColumn, Query};
 use crate::time::Zone;
 
@@ -73,9 +73,9 @@ pub(super) fn sub_query_sql(scope: &Scope<'_>, sub_query: &SubQueryPlan) -> Stri
     format!("SELECT {}, {value} AS \"value\" FROM ({inner}) AS \"inner\"", keys.join(", "))
 }
 
-struct Writer<'a, 's> {
-    model: &'a Model,
-    literals: &'a Literals,
+pub(super) struct Writer<'a, 's> {
+    pub(super) model: &'a Model,
+    pub(super) literals: &'a Literals,
     /// Of the levels that are still to be written.
     sources: std::slice::Iter<'s, LeafSource>,
 }
@@ -148,7 +148,7 @@ impl Writer<'_, '_> {
         sql
     }
 
-    fn scope<'s>(
+    pub(super) fn scope<'s>(
         &'s self,
         query: &'s Query,
         leaves: &'s HashMap<MeasureId, String>,
@@ -173,7 +173,9 @@ impl Writer<'_, '_> {
             NodeKind::Aggregate(input) => self.aggregate(stages, node, *input),
             NodeKind::Spread { rows, values } => self.spread(stages, node, *rows, *values),
             NodeKind::Rank { input, partition } => self.rank(stages, node, *input, partition),
-            NodeKind::Rolling { base, series, window } => self.rolling(stages, node, *base, *series, *window),
+            NodeKind::Rolling { base, series, window } => {
+                self.rolling(stages, node, Rolled { base: *base, series: *series, window: *window })
+            }
             NodeKind::Switch { input, switches, filters } => self.switch(stages, node, *input, switches, filters),
         }
     }
@@ -329,120 +331,9 @@ impl Writer<'_, '_> {
             if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         format!("SELECT {} FROM {}{filters}", columns.join(", "), from.join(" CROSS JOIN "))
     }
-
-    /// Every bucket of the series with the rows of its window (`data-model.md` §19.1).
-    fn rolling(&self, stages: &Stages, node: &Node, base: usize, series: Series, window: RollingWindow) -> String {
-        let time = format!("\"base\".{}", quote(&column_alias(self.model, series.base)));
-        let leaves = HashMap::new();
-        let groups = HashMap::new();
-        let scope = self.scope(&stages.query, &leaves, &groups);
-        let same = |id: DimensionId| resolve_alias(self.model, id) == resolve_alias(self.model, series.dimension);
-        let mut columns = Vec::new();
-        for group in &node.groups {
-            let column = quote(&column_alias(self.model, *group));
-            let sql = match group {
-                OutputColumn::Time(id, grain) if same(*id) && *grain == series.grain => {
-                    "\"series\".\"date_from\"".to_owned()
-                }
-                OutputColumn::Time(id, grain) if same(*id) => scope.truncated(*id, *grain, "\"series\".\"date_from\""),
-                _ => format!("\"base\".{column}"),
-            };
-            columns.push(format!("{sql} AS {column}"));
-        }
-        for id in &node.values {
-            let column = quote(&layout::measure_column(self.model, *id));
-            columns.push(format!("{} AS {column}", self.window_value(*id, series.raw)));
-        }
-        format!(
-            "SELECT {} FROM ({}) AS \"series\" LEFT JOIN {} AS \"base\" ON {}{}",
-            columns.join(", "),
-            self.series(series, base),
-            cte(base),
-            predicate(&time, series.raw, window),
-            group_by(node.groups.len())
-        )
-    }
-
-    /// The buckets: `date_from`, and `date_to`, their last millisecond.
-    fn series(&self, series: Series, base: usize) -> String {
-        let Ok((bins, moved)) = bins_of(self.model, series.dimension, series.grain) else { return String::new() };
-        let length = format!("{}, {}, {}", bins.step.months, bins.step.micros, bins.origin);
-        let by = interval(moved);
-        let none = moved == crate::time::Interval::ZERO;
-        let back = |sql: String| if none { sql } else { format!("{sql} - {by}") };
-        let forth = |sql: &str| if none { sql.to_owned() } else { format!("{sql} + {by}") };
-        let list = match series.range {
-            SeriesRange::Given(range) => {
-                let at = |micros| back(self.literals.place(Literal::Timestamp(micros)));
-                let (first, last) = (at(range.start), at(range.end - 1));
-                format!("SELECT unnest(time_series({first}, {last}, {length})) AS \"s\"")
-            }
-            SeriesRange::Data => {
-                let column = quote(&column_alias(self.model, series.base));
-                let (first, last) = (back(format!("min({column})")), back(format!("max({column})")));
-                format!(
-                    "SELECT unnest(\"l\") AS \"s\" FROM (SELECT time_series({first}, {last}, {length}) AS \"l\" \
-                     FROM {}) AS \"ends\"",
-                    cte(base)
-                )
-            }
-        };
-        format!(
-            "SELECT {} AS \"date_from\", {} AS \"date_to\" FROM ({list}) AS \"buckets\"",
-            forth("\"s\""),
-            forth(&format!("time_bucket_end(\"s\", {length})"))
-        )
-    }
-
-    /// The value of a window: states of groups merged, or rows aggregated.
-    fn window_value(&self, id: MeasureId, raw: bool) -> String {
-        let column = |state| format!("\"base\".{}", quote(&layout::state_column(self.model, id, state)));
-        let value = format!("\"base\".{}", quote(&layout::measure_column(self.model, id)));
-        let agg = match &self.model.measure(id).kind {
-            MeasureKind::Aggregate { agg, .. } => *agg,
-            _ => AggKind::Max,
-        };
-        match (agg, raw) {
-            (agg, true) => aggregate(agg, &value),
-            (AggKind::Count, false) => format!("CAST(exact_sum({value}) AS BIGINT)"),
-            (AggKind::Sum, false) => format!("exact_sum({value})"),
-            (AggKind::Min, false) => format!("min({value})"),
-            (AggKind::Avg, false) => average(
-                &format!("exact_sum({})", column(StateColumn::Sum)),
-                &format!("exact_sum({})", column(StateColumn::Count)),
-            ),
-            (AggKind::Max | AggKind::CountDistinct | AggKind::CountDistinctApprox, false) => format!("max({value})"),
-        }
-    }
 }
 
-/// Which times belong to a bucket's window.
-fn predicate(time: &str, raw: bool, window: RollingWindow) -> String {
-    // Ends of buckets are milliseconds; a row within the last one belongs to the bucket.
-    let time = if raw { format!("date_trunc('millisecond', {time})") } else { time.to_owned() };
-    let (from, to) = ("\"series\".\"date_from\"", "\"series\".\"date_to\"");
-    let mut conditions = Vec::new();
-    match window {
-        RollingWindow::ToDate(granularity) => {
-            conditions.push(format!("{time} >= date_trunc('{granularity}', {from})"));
-            conditions.push(format!("{time} <= {to}"));
-        }
-        RollingWindow::Fixed { trailing, leading, offset } => {
-            let (at, after, before) = match offset {
-                WindowOffset::End => (to, ">", "<="),
-                WindowOffset::Start => (from, ">=", "<"),
-            };
-            if let Extent::Interval(by, _) = trailing {
-                conditions.push(format!("{time} {after} {at} - {}", interval(by)));
-            }
-            if let Extent::Interval(by, _) = leading {
-                conditions.push(format!("{time} {before} {at} + {}", interval(by)));
-            }
-        }
-    }
-    if conditions.is_empty() { "1 = 1".to_owned() } else { conditions.join(" AND ") }
-}
-
-fn cte(number: usize) -> String {
+/// The name of a node's table expression.
+pub(super) fn cte(number: usize) -> String {
     quote(&format!("cte_{number}"))
 }

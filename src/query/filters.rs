@@ -181,12 +181,14 @@ impl Resolver<'_> {
         })
     }
 
-    /// `measureFilter` applies the measure's own filters to the rows: always true when it has none.
+    /// `measureFilter` applies the measure's own filters and drill filters to the rows: always true when it has none.
     fn measure_filter(&self, name: &str, member: MemberId) -> Result<Outcome, QueryError> {
+        let idle = |id: MeasureId| {
+            let measure = self.model.measure(resolve_measure(self.model, id));
+            measure.filters.is_empty() && measure.drill_filters.is_empty()
+        };
         match member {
-            MemberId::Measure(id) if self.model.measure(resolve_measure(self.model, id)).filters.is_empty() => {
-                Ok(Outcome::True)
-            }
+            MemberId::Measure(id) if idle(id) => Ok(Outcome::True),
             MemberId::Measure(id) => Ok(Outcome::Rows(Filter::Leaf {
                 member: Column::FiltersOf(id),
                 test: Test::In { values: vec![Value::Boolean(true)], null: false },

@@ -174,6 +174,7 @@ cubes:
       - {name: amounts, sql: amount, type: count}
       - {name: big_paid, type: count, filters: [{sql: "{CUBE}.status = 'paid'"}, {sql: "{CUBE}.amount > 90"}],
          drill_filters: [{sql: "{CUBE}.amount < 1000"}]}
+      - {name: drilled, type: count, drill_filters: [{sql: "{CUBE}.amount < 1000"}]}
       - {name: rows, sql: "count(*)", type: number}
       - {name: total, sql: amount, type: sum}
       - {name: ratio, sql: "{total} / NULLIF({count}, 0)", type: number}
@@ -249,6 +250,7 @@ fn filters_treat_nulls_groups_and_types_as_stated() {
     check(&server, &traps(&paid), &json!([["0"]]));
     // The filters of a measure as a condition on rows.
     counted(on("traps.big_paid", "measureFilter", json!([])), "1");
+    counted(on("traps.drilled", "measureFilter", json!([])), "5");
     counted(on("traps.total", "measureFilter", json!([])), "8");
     let ors = json!({"filters": [{"or": [
         {"member": "traps.total", "operator": "gt", "values": ["1650"]},

@@ -90,11 +90,23 @@ fn a_server_lives_through_a_bad_script_and_serves_the_model_before() {
     project.write("model/throw.js", "throw new Error('no luck');");
     wait_until("the fault is told of", Duration::from_secs(20), || server.log().contains("no luck").then_some(()));
     assert_eq!(answers(), json!("30"));
+    let told = server.get("/cubejs-api/v1/meta").value();
+    let fault = &told["quarry"]["modelFaults"][0];
+    assert_eq!(
+        (&fault["severity"], &fault["file"], &fault["line"]),
+        (&json!("error"), &json!("model/throw.js"), &json!(1))
+    );
+    assert_eq!(fault["message"], json!("no luck"));
 
     project.write("model/throw.js", "for (;;) {}");
     pause(Duration::from_secs(3));
     let start = Instant::now();
     assert_eq!(answers(), json!("30"));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+
+    std::fs::remove_file(project.path().join("model/throw.js")).expect("the file is there");
+    wait_until("the model is whole again", Duration::from_secs(60), || {
+        server.get("/cubejs-api/v1/meta").value().get("quarry").is_none().then_some(())
+    });
     server.assert_alive();
 }

@@ -12,7 +12,7 @@ use super::error::json_response;
 use super::{ApiParts, Call};
 use crate::model::cube::Hierarchy;
 use crate::model::view::{Folder, FolderItem, ViewGroup, ViewGroupItem};
-use crate::model::{Cube, CubeId, Dimension, Measure, MemberId, Model, Segment};
+use crate::model::{Cube, CubeId, Diagnostic, Dimension, Measure, MemberId, Model, Segment, Severity};
 use crate::query::policy::{Asker, may_select};
 
 /// Reads nothing but `extended` (its presence counts) and `onlyViews` (exactly `true`).
@@ -30,7 +30,23 @@ pub(super) fn meta(parts: &ApiParts, call: &Call) -> Response<Body> {
     if !extended && !groups.is_empty() {
         body["viewGroups"] = json!(groups);
     }
+    if parts.options.dev_mode && current.diagnostics.iter().any(|found| found.severity == Severity::Error) {
+        body["quarry"] = json!({ "modelFaults": current.diagnostics.iter().map(fault).collect::<Vec<_>>() });
+    }
     json_response(StatusCode::OK, body.to_string())
+}
+
+/// What is wrong with the model files, which have changed since the model was compiled that is served.
+fn fault(found: &Diagnostic) -> Value {
+    let mut item = Item::default();
+    item.put("severity", json!(if found.severity == Severity::Error { "error" } else { "warning" }));
+    item.put("file", json!(found.location.file.display().to_string()));
+    item.put("line", json!(found.location.line));
+    item.put("column", json!(found.location.column));
+    item.put_given("member", found.member.clone().map(Value::from));
+    item.put("message", json!(found.message));
+    item.put_given("hint", found.hint.clone().map(Value::from));
+    item.finish()
 }
 
 /// A model in the eyes of one caller.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::auth::jwt::JwtOptions;
-use crate::model::CompileContext;
+use crate::model::{CompileContext, ModelSettings};
 use crate::refresh::Concurrency;
 use crate::time::Zone;
 
@@ -83,6 +83,8 @@ pub struct Config {
     pub log_filter: String,
     /// Settings without effect here, as lines for the log.
     pub warnings: Vec<String>,
+    /// Settings that change what the model means (`CUBEJS_GRANULARITIES`, `CUBEJS_ACCESS_POLICY_MASK_…`).
+    pub model: ModelSettings,
     /// All variables of `.env` and the environment: model files may ask for any.
     pub variables: BTreeMap<String, String>,
 }
@@ -264,6 +266,7 @@ impl Config {
             cores,
             log_filter: read.log_filter(),
             warnings: read.warnings(&project),
+            model: ModelSettings::read(&read.values, &mut read.faults),
             variables: read.values.clone(),
             project,
         };
@@ -276,6 +279,7 @@ impl Config {
         CompileContext {
             env: self.variables.clone(),
             scheduled_refresh: self.scheduled_refresh,
+            settings: self.model.clone(),
             ..CompileContext::default()
         }
     }

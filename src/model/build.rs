@@ -7,6 +7,7 @@ use super::join::Join;
 use super::raw::{RawCube, RawJoin, RawSource};
 use super::raw_member::{RawHierarchy, RawSegment};
 use super::references::{Resolved, member_of};
+use super::settings::Granularities;
 use super::symbols::{Reference, Symbols, Target, Unresolved, report_unresolved};
 use super::template::{Part, Template};
 use super::title::titleize;
@@ -16,6 +17,7 @@ use super::title::titleize;
 pub(super) struct Builder<'r> {
     pub(super) raw: &'r [RawCube],
     pub(super) symbols: &'r Symbols<'r>,
+    pub(super) granularities: &'r Granularities,
 }
 
 /// The name of a parent as it is referenced; none for one that has no name of its own.

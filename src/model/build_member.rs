@@ -257,13 +257,26 @@ impl Builder<'_> {
             suggest_filter_values: raw.suggest_filter_values,
             data_type: raw.data_type.unwrap_or(DataType::String),
             kind,
-            granularities: raw.granularities.iter().map(|g| self.granularity(g, plain, report)).collect(),
-            offered: raw.offered.clone(),
+            granularities: self.dimension_granularities(raw, plain, report),
+            offered: self.granularities.offered(raw.offered.as_deref()),
             mask: raw.mask.as_ref().map(|mask| self.mask(mask, plain, report)),
             shown: self.shown(&raw.shown, plain, report),
             shifts: self.shifts(&raw.shifts, plain, report),
             location: about.place.location(about.mark),
         }
+    }
+
+    /// Its own granularities, then those of the settings that it does not define itself.
+    fn dimension_granularities(
+        &self,
+        raw: &RawDimension,
+        site: Site<'_>,
+        report: &mut Report,
+    ) -> Vec<CustomGranularity> {
+        let own = |name: &str| raw.granularities.iter().any(|granularity| granularity.name == name);
+        let common = self.granularities.custom.iter().filter(|granularity| !own(&granularity.name));
+        let common = common.filter(|_| raw.data_type == Some(DataType::Time));
+        raw.granularities.iter().chain(common).map(|g| self.granularity(g, site, report)).collect()
     }
 
     fn dimension_kind(&self, raw: &RawDimension, site: Site<'_>, report: &mut Report) -> DimensionKind {

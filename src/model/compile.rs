@@ -16,6 +16,7 @@ use super::policies;
 use super::raw::{RawCube, read_file};
 use super::raw_view::RawView;
 use super::rollup::{self, RollupBuilder};
+use super::settings::Granularities;
 use super::symbols::Symbols;
 use super::view_groups::{self, RawViewGroup};
 use super::views::ViewBuilder;
@@ -86,7 +87,8 @@ fn compile(
     inherit::resolve_cubes(&mut raw, &anonymous, &mut report);
     inherit::resolve_views(&mut views, &mut report);
     let symbols = Symbols::collect(&raw, &views, context.security_context.clone(), &mut report);
-    let builder = Builder { raw: &raw, symbols: &symbols };
+    let granularities = Granularities::read(&context.settings, &mut report);
+    let builder = Builder { raw: &raw, symbols: &symbols, granularities: &granularities };
     let mut cubes: Vec<_> = (0..).map(CubeId).take(raw.len()).map(|id| builder.cube(id, &mut report)).collect();
     let mut graph = Graph::new(&raw, &cubes);
     graph.check(&mut report);
@@ -107,7 +109,7 @@ fn compile(
         cube.policies = policies::resolve(cube, raw, place, &mut report);
     }
     let groups = view_groups::resolve(&groups, &cubes, &mut report);
-    let model = Model::new(version, cubes).with_view_groups(groups);
+    let model = Model::new(version, cubes).with_view_groups(groups).with_masks(context.settings.masks.clone());
     if !unread && builder.joins_are_known() {
         rollup::check_joins(&model, &raw, &graph, &mut report);
     }

@@ -244,8 +244,8 @@ pub struct Dimension {
     pub kind: DimensionKind,
     /// Granularities that it defines; empty unless it is a time.
     pub granularities: Vec<CustomGranularity>,
-    /// Which standard granularities it offers; all when it does not say.
-    pub offered: Vec<Granularity>,
+    /// Which standard granularities it offers; all when none.
+    pub offered: Option<Vec<Granularity>>,
     /// What those who may not see it get instead; NULL when not given.
     pub mask: Option<Mask>,
     /// What only the metadata shows.

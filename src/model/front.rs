@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::fields::{Place, Report};
 use super::jinja::{self, Templates};
 use super::js::{self, Script};
+use super::settings::ModelSettings;
 use super::yaml::{self, Document, Mark};
 use crate::script::Limits;
 
@@ -23,11 +24,18 @@ pub struct CompileContext {
     pub env: BTreeMap<String, String>,
     /// Whether the scheduler refreshes rollups that do not say.
     pub scheduled_refresh: bool,
+    /// What the project's settings say.
+    pub settings: ModelSettings,
 }
 
 impl Default for CompileContext {
     fn default() -> Self {
-        Self { security_context: Json::Object(serde_json::Map::new()), env: BTreeMap::new(), scheduled_refresh: true }
+        Self {
+            security_context: Json::Object(serde_json::Map::new()),
+            env: BTreeMap::new(),
+            scheduled_refresh: true,
+            settings: ModelSettings::default(),
+        }
     }
 }
 
@@ -195,6 +203,7 @@ mod tests {
             scheduled_refresh: true,
             security_context: json!({"admin": true}),
             env: [("SCHEMA".to_owned(), "shop".to_owned())].into(),
+            ..CompileContext::default()
         }
     }
 

@@ -36,6 +36,7 @@ mod raw_view;
 mod references;
 pub mod refresh_key;
 mod rollup;
+pub mod settings;
 pub mod stage;
 mod symbols;
 pub mod template;
@@ -58,6 +59,7 @@ pub use front::CompileContext;
 pub use join::{Hint, Join, JoinEdge, JoinError, JoinTree, Relationship};
 pub use preagg::{Preagg, PreaggId, PreaggIndex, PreaggKind, PreaggTime};
 pub use refresh_key::{AppliedKey, RefreshKey};
+pub use settings::{DefaultMasks, ModelSettings, NamedGranularity};
 pub use stage::RollingWindow;
 pub use template::{Part, Template};
 pub use view::ViewGroup;
@@ -72,6 +74,7 @@ pub struct Model {
     by_name: HashMap<String, CubeId>,
     components: Vec<Option<u32>>,
     view_groups: Vec<ViewGroup>,
+    masks: DefaultMasks,
 }
 
 /// A path that names nothing. The texts are Cube's (`http-api.md` §4).
@@ -109,12 +112,22 @@ impl Model {
                 components[cube.id.index()] = components[root.index()];
             }
         }
-        Self { version, cubes, by_name, components, view_groups: Vec::new() }
+        Self { version, cubes, by_name, components, view_groups: Vec::new(), masks: DefaultMasks::default() }
     }
 
     /// The same with groups of views.
     pub(crate) fn with_view_groups(self, view_groups: Vec<ViewGroup>) -> Self {
         Self { view_groups, ..self }
+    }
+
+    /// The same with masks for members that have none of their own.
+    pub(crate) fn with_masks(self, masks: DefaultMasks) -> Self {
+        Self { masks, ..self }
+    }
+
+    /// What stands for masked values of members that have no mask of their own.
+    pub fn default_masks(&self) -> &DefaultMasks {
+        &self.masks
     }
 
     /// Groups of views, in order.

@@ -61,8 +61,8 @@ pub(super) struct RawDimension {
     pub(super) primary_key: bool,
     pub(super) suggest_filter_values: bool,
     pub(super) granularities: Vec<RawGranularity>,
-    /// Standard granularities that it offers; empty for all.
-    pub(super) offered: Vec<Granularity>,
+    /// Standard granularities that it offers; all when none.
+    pub(super) offered: Option<Vec<Granularity>>,
     pub(super) sql: Option<Text>,
     pub(super) case: Option<RawCase>,
     /// Latitude and longitude.

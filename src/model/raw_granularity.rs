@@ -26,20 +26,20 @@ pub(super) enum RawBuckets {
 }
 
 /// Custom granularities from a list or from `{includes, excludes, custom}`, and the standard ones that are offered
-/// (empty for all).
+/// (all when none).
 pub(super) fn read_granularities(
     fields: &mut Fields,
     data_type: Option<DataType>,
     place: &Place,
     report: &mut Report,
-) -> (Vec<RawGranularity>, Vec<Granularity>) {
+) -> (Vec<RawGranularity>, Option<Vec<Granularity>>) {
     let Some(mark) = fields.mark_of("granularities") else { return Default::default() };
     if data_type.is_some_and(|data_type| data_type != DataType::Time) {
         report.error(place, mark, "'granularities' are for dimensions of type time");
     }
     let Some(node) = fields.take("granularities") else { return Default::default() };
     let (nodes, offered) = match node.value {
-        Value::List(nodes) => (nodes, Vec::new()),
+        Value::List(nodes) => (nodes, None),
         value @ Value::Map(_) => {
             let node = Node { mark: node.mark, value };
             let Some(mut dict) = Fields::open(node, "'granularities'", place, report) else {
@@ -72,7 +72,7 @@ pub(super) fn read_granularities(
     (found, offered)
 }
 
-fn read_offered(dict: &mut Fields, place: &Place, report: &mut Report) -> Vec<Granularity> {
+fn read_offered(dict: &mut Fields, place: &Place, report: &mut Report) -> Option<Vec<Granularity>> {
     let mark = dict.mark;
     let all = match dict.take("includes") {
         None => None,
@@ -100,9 +100,9 @@ fn read_offered(dict: &mut Fields, place: &Place, report: &mut Report) -> Vec<Gr
     };
     let excluded = parse(&excludes);
     match all {
-        Some(included) => parse(&included),
-        None if excluded.is_empty() => Vec::new(),
-        None => Granularity::ALL.into_iter().filter(|granularity| !excluded.contains(granularity)).collect(),
+        Some(included) => Some(parse(&included)),
+        None if excluded.is_empty() => None,
+        None => Some(Granularity::ALL.into_iter().filter(|granularity| !excluded.contains(granularity)).collect()),
     }
 }
 
@@ -149,6 +149,36 @@ fn read_granularity(node: Node, place: &Place, report: &mut Report) -> Option<Ra
         }
     };
     Some(RawGranularity { name, title, format, kind, written, mark })
+}
+
+/// A granularity that the settings define.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NamedParts<'s> {
+    pub(super) name: &'s str,
+    pub(super) title: Option<&'s str>,
+    pub(super) interval: &'s str,
+    pub(super) offset: &'s Option<String>,
+    pub(super) origin: &'s Option<String>,
+}
+
+impl NamedParts<'_> {
+    pub(super) fn granularity(self, place: &Place, report: &mut Report) -> Option<RawGranularity> {
+        let text = |text: &str| Text { text: text.to_owned(), mark: Mark::START, braces: Vec::new() };
+        let parts = Parts {
+            name: self.name,
+            interval: text(self.interval),
+            offset: self.offset.as_deref().map(text),
+            origin: self.origin.as_deref().map(text),
+        };
+        let kind = RawBuckets::Known(parts.buckets(place, report)?);
+        let written = Written {
+            interval: Some(self.interval.to_owned()),
+            offset: self.offset.clone(),
+            origin: self.origin.clone(),
+        };
+        let title = self.title.map(str::to_owned);
+        Some(RawGranularity { name: self.name.to_owned(), title, format: None, kind, written, mark: Mark::START })
+    }
 }
 
 /// The words that say how times fall into buckets.

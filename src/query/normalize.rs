@@ -287,7 +287,7 @@ fn resolve_time_dimensions(
 fn resolve_granularity(name: &str, id: DimensionId, member: &str, model: &Model) -> Result<Grain, QueryError> {
     let dimension = model.dimension(id);
     let offered = |grain: &Grain| match grain {
-        Grain::Standard(granularity) => dimension.offered.is_empty() || dimension.offered.contains(granularity),
+        Grain::Standard(granularity) => dimension.offered.as_ref().is_none_or(|list| list.contains(granularity)),
         Grain::Custom(_) => true,
     };
     dimension

@@ -36,7 +36,7 @@ fn dimension(cube: CubeId, index: u32, name: &str, title: &str, data_type: DataT
         data_type,
         kind: DimensionKind::Sql(sql(name)),
         granularities: Vec::new(),
-        offered: Vec::new(),
+        offered: None,
         mask: None,
         shown: Shown::default(),
         shifts: Vec::new(),

@@ -266,6 +266,7 @@ mod tests {
             scheduled_refresh: true,
             security_context: json!({"tenant": "acme", "plan": null}),
             env: [("SCHEMA".to_owned(), "shop".to_owned())].into(),
+            ..CompileContext::default()
         }
     }
 

@@ -9,6 +9,7 @@ mod more;
 mod observed;
 mod plain;
 mod policies;
+mod settings;
 mod stages;
 mod stored;
 mod times;

@@ -110,6 +110,24 @@ fn a_key_without_filters_has_all_partitions_rebuilt() {
     check_rebuilt(AT_ALL, 3);
 }
 
+/// Trap T21: rows after the last partition are outside of what its own key looks at.
+#[test]
+fn a_new_month_is_noticed_though_keys_are_of_partitions() {
+    let project = project(BY_PARTITION, "");
+    let server = start(&project, &[]);
+    run(&server);
+    let first = project.stored_files();
+    assert_eq!(first.len(), 3);
+    project.write("data/sales.csv", &format!("{ROWS}2024-05-01T00:00:00,16,2\n"));
+    wait_until("April, empty, and May", LONG, || {
+        run(&server);
+        (new_files(&project, &first) == 2).then_some(())
+    });
+    let answer = server.load(&json!({"measures": ["sales.total"]}));
+    assert_eq!(answer["data"], json!([{"sales.total": "23"}]));
+    assert!(answer["usedPreAggregations"].is_object(), "{answer}");
+}
+
 /// Conformance case 23: closed partitions are frozen, and late rows do not thaw them.
 #[test]
 fn closed_partitions_stay_as_they_are() {

@@ -8,6 +8,7 @@
 pub(crate) mod error;
 pub mod functions;
 pub mod partition_table;
+pub(crate) mod pinned_files;
 pub mod resident;
 mod session;
 

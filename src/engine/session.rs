@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, TableProvider};
 use datafusion::common::config::Dialect;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SQLOptions;
@@ -21,6 +22,7 @@ use super::EngineOptions;
 use super::error::{EngineError, Phase, reading_failed};
 use super::functions::{DecimalPlanner, MicrosecondPlanner, aggregate_functions, scalar_functions};
 use super::partition_table::{PARALLEL_ROWS, PartitionTable};
+use super::pinned_files::pinned;
 
 /// The catalog and the schema that unqualified names are looked up in.
 const CATALOG: &str = "quarry";
@@ -124,6 +126,10 @@ pub(super) async fn start(
     let tables = tables_of(&plan).map_err(planning)?;
     if read_few_rows(&tables) {
         state.config_mut().options_mut().execution.target_partitions = 1;
+    }
+    // Files of partitions never change; those of sources may, under the statement that reads them.
+    if tables.iter().any(|table| table.downcast_ref::<ListingTable>().is_some()) {
+        state = pinned(state).map_err(planning)?;
     }
     let plan = state.create_physical_plan(&plan).await.map_err(planning)?;
     let stream = execute_stream(plan, state.task_ctx()).map_err(|error| explain(&error, &tables))?;

@@ -17,10 +17,10 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::error::Result;
 use datafusion::execution::cache::cache_manager::FileStatisticsCache;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use super::folder::{Compression, DataFile, Format, Kind, Stamp};
+use crate::engine::pinned_files::PinnedFiles;
 
 /// Rows of a text file that types are inferred from. A later row that does not fit fails the statement, so
 /// this is generous; the result is kept until the file changes.
@@ -85,7 +85,7 @@ impl ColumnsCache {
 
     async fn infer(&self, file: &DataFile) -> Result<FileColumns> {
         let json_array = file.format.kind == Kind::Json && starts_with_bracket(&file.path, file.format.compression)?;
-        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+        let store: Arc<dyn ObjectStore> = Arc::new(PinnedFiles::default());
         let location = object_store::path::Path::from_absolute_path(&file.path)
             .map_err(|error| plan_datafusion_err!("{error}"))?;
         let meta = store.head(&location).await?;

@@ -3,8 +3,10 @@
 //! Opening a Parquet file costs more than reading a small one (`performance.md` §1), so the partitions of
 //! rollups that are asked for stay decoded. A file never changes under its name, so nothing is ever
 //! invalidated; a rebuilt partition is another file, and the old one ages out. A file is checked against its
-//! recorded length and checksum when it is decoded.
+//! recorded length and checksum when it is decoded, or, where it is too large for that, before it is first read from.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -16,6 +18,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use quarry_storage::{FileId, Partition};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::error::{EngineError, PartitionFileError};
 use super::partition_table::PARALLEL_ROWS;
@@ -27,6 +30,10 @@ const BATCH_ROWS: usize = 32 * 1024;
 const EXPECTED_FILES: usize = 1024;
 /// How much larger than its file a decoded partition may be; decides before decoding whether it is worth it.
 const GROWTH: u64 = 8;
+/// Most files that are remembered as whole.
+const CHECKED_FILES: usize = 65_536;
+/// Bytes read at a time where a file is only checked.
+const CHECK_BYTES: usize = 1 << 20;
 /// The share of the budget that one query may fill: a scan of everything must not push out what others use.
 const QUERY_SHARE: u64 = 4;
 
@@ -34,6 +41,8 @@ const QUERY_SHARE: u64 = 4;
 #[derive(Debug, Clone)]
 pub struct Resident {
     cache: Arc<Cache<FileId, Arc<Decoded>, ByBytes>>,
+    /// Files that are read from where they lie, and are what was written.
+    checked: Arc<Cache<FileId, ()>>,
     budget_bytes: u64,
 }
 
@@ -57,7 +66,11 @@ impl Weighter<FileId, Arc<Decoded>> for ByBytes {
 impl Resident {
     /// Holds at most `budget_bytes`.
     pub fn new(budget_bytes: u64) -> Self {
-        Self { cache: Arc::new(Cache::with_weighter(EXPECTED_FILES, budget_bytes, ByBytes)), budget_bytes }
+        Self {
+            cache: Arc::new(Cache::with_weighter(EXPECTED_FILES, budget_bytes, ByBytes)),
+            checked: Arc::new(Cache::new(CHECKED_FILES)),
+            budget_bytes,
+        }
     }
 
     /// A table over the partitions, decoded now where they are not yet; none when they are too large to keep
@@ -72,6 +85,7 @@ impl Resident {
             None => {
                 let size_bytes: u64 = partitions.iter().map(|partition| partition.size_bytes).sum();
                 if size_bytes.saturating_mul(GROWTH) > self.budget_bytes / QUERY_SHARE {
+                    self.check(partitions).await?;
                     return Ok(None);
                 }
                 let (cache, partitions) = (Arc::clone(&self.cache), partitions.to_vec());
@@ -86,6 +100,40 @@ impl Resident {
         // their files, where columns are converted.
         let table = MemTable::try_new(schema, lanes(&decoded)).ok();
         Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
+    }
+
+    /// Checks files that will be read from where they lie; each once, as it costs a pass over it. A flipped bit in
+    /// a column that is not compressed would else be a wrong number, and nobody would know.
+    async fn check(&self, partitions: &[Arc<Partition>]) -> Result<(), EngineError> {
+        let unknown = partitions.iter().filter(|partition| self.checked.get(&partition.file).is_none());
+        let unknown: Vec<_> = unknown.cloned().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let checked = Arc::clone(&self.checked);
+        blocking(move || {
+            unknown.iter().try_for_each(|partition| {
+                let sum = File::open(&partition.path).and_then(|mut file| sum_of(&mut file));
+                let (checksum, length) = sum.map_err(|error| unreadable(partition, &error))?;
+                compare(partition, length, checksum)?;
+                checked.insert(partition.file, ());
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// The sum over a file's bytes and their number, without holding it in memory.
+fn sum_of(file: &mut File) -> io::Result<(u64, u64)> {
+    let (mut hasher, mut length, mut portion) = (Xxh3::new(), 0, vec![0; CHECK_BYTES]);
+    loop {
+        let read = file.read(&mut portion)?;
+        if read == 0 {
+            return Ok((hasher.digest(), length));
+        }
+        hasher.update(&portion[..read]);
+        length += read as u64;
     }
 }
 
@@ -104,18 +152,29 @@ fn lanes(decoded: &[Arc<Decoded>]) -> Vec<Vec<RecordBatch>> {
     lanes
 }
 
-fn decode(partition: &Partition) -> Result<Decoded, EngineError> {
-    let fault = |cause: String| {
-        let file = partition.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        EngineError::Execution(PartitionFileError { file, cause }.to_string())
-    };
-    let bytes = std::fs::read(&partition.path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => fault("it is missing".to_owned()),
-        _ => fault(error.to_string()),
-    })?;
-    if bytes.len() as u64 != partition.size_bytes || xxhash_rust::xxh3::xxh3_64(&bytes) != partition.checksum {
-        return Err(fault("its content is not what was written".to_owned()));
+/// What is wrong with the file of a partition.
+fn fault_of(partition: &Partition, cause: String) -> EngineError {
+    let file = partition.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    EngineError::Execution(PartitionFileError { file, cause }.to_string())
+}
+
+fn unreadable(partition: &Partition, error: &io::Error) -> EngineError {
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    fault_of(partition, if missing { "it is missing".to_owned() } else { error.to_string() })
+}
+
+/// That the bytes of a file, by their number and checksum, are those that were published.
+fn compare(partition: &Partition, length: u64, checksum: u64) -> Result<(), EngineError> {
+    if length == partition.size_bytes && checksum == partition.checksum {
+        return Ok(());
     }
+    Err(fault_of(partition, "its content is not what was written".to_owned()))
+}
+
+fn decode(partition: &Partition) -> Result<Decoded, EngineError> {
+    let fault = |cause: String| fault_of(partition, cause);
+    let bytes = std::fs::read(&partition.path).map_err(|error| unreadable(partition, &error))?;
+    compare(partition, bytes.len() as u64, xxh3_64(&bytes))?;
     let reader =
         ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|error| fault(error.to_string()))?;
     let schema = Arc::clone(reader.schema());
@@ -187,9 +246,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_large_is_left_in_its_file() {
+    async fn what_is_too_large_is_left_in_its_file_and_checked_once() {
         let dir = tempfile::tempdir().expect("a folder");
-        let partition = publish(&store(dir.path()), "a.b", vec![1, 2, 3]);
-        assert!(Resident::new(1024).table(&[partition]).await.expect("no fault").is_none());
+        let partition = publish(&store(dir.path()), "a.b", (0..1000).collect());
+        let small = Resident::new(1024);
+        assert!(small.table(&[Arc::clone(&partition)]).await.expect("no fault").is_none());
+        let mut bytes = std::fs::read(&partition.path).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&partition.path, bytes).expect("writable");
+        assert!(small.table(&[Arc::clone(&partition)]).await.expect("checked before").is_none());
+        let error = Resident::new(1024).table(&[partition]).await.expect_err("damaged").to_string();
+        assert!(error.contains("not what was written") && error.contains("rebuild the partition"), "{error}");
     }
 }

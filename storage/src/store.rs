@@ -101,10 +101,13 @@ impl Store {
 
     /// Replaces what is known about a table as a whole. Saying the same again costs nothing.
     ///
+    /// Partitions outside of the new range are dropped: the source was seen to have nothing there, and should the range
+    /// grow again, rows of before must not come back.
+    ///
     /// # Errors
     /// The catalog cannot be written; nothing has changed then.
     pub fn set_table_state(&self, table: &TableId, state: TableState) -> Result<(), StorageError> {
-        let _state = self.lock()?;
+        let mut locked = self.lock()?;
         let mut next = NextSnapshot::after(&self.snapshot());
         if next.snapshot.tables.get(table).is_some_and(|known| known.state == state) {
             return Ok(());
@@ -112,8 +115,24 @@ impl Store {
         let mut batch = Batch::default();
         batch.put_table(table, &state);
         batch.put_snapshot(next.id());
-        next.table(table).state = state;
+        let changed = next.table(table);
+        changed.state = state;
+        let mut garbage = Vec::new();
+        if let Some(range) = state.range {
+            changed.partitions.retain(|_, partition| {
+                let Some(bucket) = partition.bucket else { return true };
+                if range.start <= bucket.start && bucket.end <= range.end {
+                    return true;
+                }
+                let key = PartitionKey { table: table.clone(), bucket: partition.bucket };
+                batch.delete_partition(&key);
+                // Nobody says what time it is; who still reads the file keeps it all the same.
+                garbage.push(retire(&mut batch, key, partition, partition.built_at));
+                false
+            });
+        }
         self.inner.catalog.commit(batch)?;
+        locked.garbage.extend(garbage);
         self.swap(next);
         Ok(())
     }

@@ -222,7 +222,15 @@ impl Life {
         let key = random.key();
         let state = TableState { range: key.bucket, complete: random.below(2) == 0 };
         self.store().set_table_state(&key.table, state).unwrap();
-        self.model.tables.entry(key.table).or_default().state = state;
+        let table = self.model.tables.entry(key.table).or_default();
+        if table.state != state {
+            table.state = state;
+            // What lies outside is dropped; its refresh key is the time of its build.
+            let kept = key.bucket.unwrap().start;
+            for (_, (_, built_at, path)) in table.partitions.extract_if(.., |start, _| *start != kept) {
+                self.model.garbage.insert(path, built_at.parse().unwrap());
+            }
+        }
     }
 
     fn retain(&mut self, random: &mut Random) {

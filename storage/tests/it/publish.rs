@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use quarry_storage::{
-    CancelOutcome, ErrorKind, Gate, JobState, Lease, PartitionKey, Publish, StorageError, Store, TableState,
+    Bounds, CancelOutcome, ErrorKind, Gate, JobState, Lease, PartitionKey, Publish, StorageError, Store, TableState,
 };
 use tempfile::TempDir;
 
@@ -299,6 +299,33 @@ fn table_states_are_kept_and_repeating_one_is_free() {
     let store = open(&dir);
     assert_eq!(store.snapshot().table(&table("t")).unwrap().state, state);
     assert_eq!(store.snapshot().tables().count(), 2);
+}
+
+#[test]
+fn partitions_that_a_table_claims_no_more_are_dropped() {
+    let (dir, store) = setup();
+    for number in 1..=3 {
+        publish(&store, &key("t", number), 1, 0);
+    }
+    let range = |first, last| {
+        let bucket = |number| key("t", number).bucket.unwrap();
+        Some(Bounds { start: bucket(first).start, end: bucket(last).end })
+    };
+    let starts = |store: &Store| store.snapshot().table(&table("t")).unwrap().partitions.len();
+    store.set_table_state(&table("t"), TableState { range: range(1, 3), complete: true }).unwrap();
+    assert_eq!(starts(&store), 3);
+    let held = store.snapshot();
+    store.set_table_state(&table("t"), TableState { range: range(2, 3), complete: true }).unwrap();
+    assert_eq!(starts(&store), 2);
+    assert_eq!(store.collect_garbage(GRACE_US).unwrap().kept, 1, "a reader has it still");
+    drop(held);
+    assert_eq!(store.collect_garbage(GRACE_US).unwrap().files, 1);
+    // It does not come back with the range, nor after a restart.
+    store.set_table_state(&table("t"), TableState { range: range(1, 3), complete: true }).unwrap();
+    assert_eq!(starts(&store), 2);
+    drop(store);
+    assert_eq!(starts(&open(&dir)), 2);
+    assert_eq!(files(dir.path()).len(), 2);
 }
 
 #[test]

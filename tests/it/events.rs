@@ -88,8 +88,8 @@ impl SeenMonth {
     }
 }
 
-/// What 2024 up to a day was, month by month. The day must not lie beyond what is built: there the source answers.
-fn months_query(last_day: &str) -> Value {
+/// What happened from 2024 up to a day, month by month. The day must not lie beyond what is built: there the source answers.
+pub(crate) fn months_query(last_day: &str) -> Value {
     json!({
         "measures": ["events.count", "events.oldest", "events.newest", "events.generations"],
         "timeDimensions": [
@@ -98,11 +98,16 @@ fn months_query(last_day: &str) -> Value {
     })
 }
 
-/// The months of 2024 up to `last_day` as answered from the rollup; fails when the rollup was not used.
+/// The months from 2024 up to `last_day` as answered from the rollup; fails when the rollup was not used.
 #[track_caller]
 pub(crate) fn seen_months(server: &Server, last_day: &str) -> Vec<SeenMonth> {
-    let answer = server.load(&months_query(last_day));
-    assert!(uses_rollup(&answer, "events.monthly"), "not from the rollup: {answer}");
+    months_of(&server.load(&months_query(last_day)))
+}
+
+/// The months of an answer to [`months_query`]; fails when the rollup was not used.
+#[track_caller]
+pub(crate) fn months_of(answer: &Value) -> Vec<SeenMonth> {
+    assert!(uses_rollup(answer, "events.monthly"), "not from the rollup: {answer}");
     let rows = answer["data"].as_array().expect("rows");
     rows.iter()
         .map(|row| {

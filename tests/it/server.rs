@@ -322,6 +322,14 @@ impl Server {
         child.wait().expect("a child can be waited for")
     }
 
+    /// Asks the process to end, as `kill` does, and waits until it has.
+    pub(crate) fn stop(&self) -> ExitStatus {
+        let mut child = self.child.lock().expect("no test panics while it holds the lock");
+        let told = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
+        assert!(told.is_ok_and(|status| status.success()), "the server cannot be told to end");
+        child.wait().expect("a child can be waited for")
+    }
+
     /// Fails if the server has ended or a request made it panic.
     #[track_caller]
     pub(crate) fn assert_alive(&self) {

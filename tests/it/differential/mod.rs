@@ -9,7 +9,7 @@ mod derive;
 mod expression;
 mod model;
 mod queries;
-mod random;
+pub(crate) mod random;
 mod special;
 mod tree;
 mod world;

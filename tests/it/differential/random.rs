@@ -13,6 +13,11 @@ impl Random {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
+    /// The seed of other choices.
+    pub(crate) fn seed(&mut self) -> u64 {
+        self.0.random()
+    }
+
     pub(crate) fn chance(&mut self, percent: u32) -> bool {
         self.0.random_range(0..100) < percent
     }

@@ -1,0 +1,77 @@
+//! What happens: source changes, partial rebuilds, refresh ticks, crashes, questions.
+
+use super::world::{DAYS, World};
+use crate::differential::random::Random;
+
+/// One thing that happens. Every step can follow every other one, so that a history can be shortened.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    /// The source goes to its next state.
+    Change(u64),
+    /// The fact cannot be read until the next change.
+    Spoil,
+    /// A job request: rollups (none for all), days from the first, whether also for the second zone.
+    Post { rollups: Vec<usize>, days: Option<(i64, i64)>, both_zones: bool, then: Then },
+    /// The server stops and starts.
+    Restart { kill: bool },
+    /// The scheduler looks once.
+    Tick { kill: bool },
+    /// Some questions.
+    Ask(u64),
+}
+
+/// What happens after a job request.
+#[derive(Debug, Clone)]
+pub(super) enum Then {
+    /// All jobs come to their end.
+    Wait,
+    /// As before, but the source changes meanwhile.
+    Change(u64),
+    /// The process is killed so many microseconds later; maybe the source changes before it is back.
+    Kill { after_us: u64, change: Option<u64> },
+    /// The process is killed while it takes the request.
+    KillWithin { after_us: u64 },
+}
+
+/// A history of some steps.
+pub(super) fn history(random: &mut Random, world: &World) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if random.chance(70) {
+        steps.push(Step::Post { rollups: Vec::new(), days: None, both_zones: random.chance(25), then: Then::Wait });
+    }
+    for _ in 0..random.between(4, 10) {
+        let step = match random.between(0, 100) {
+            0..24 => Step::Change(random.seed()),
+            24..26 => Step::Spoil,
+            26..56 => post(random, world),
+            56..62 => Step::Restart { kill: random.chance(70) },
+            62..69 => Step::Tick { kill: random.chance(50) },
+            _ => Step::Ask(random.seed()),
+        };
+        // A rebuild without a change shows little.
+        if matches!(step, Step::Post { .. } | Step::Tick { .. }) && random.chance(60) {
+            steps.push(Step::Change(random.seed()));
+        }
+        steps.push(step);
+    }
+    steps.push(Step::Ask(random.seed()));
+    steps
+}
+
+fn post(random: &mut Random, world: &World) -> Step {
+    let all: Vec<usize> = (0..world.rollups.len()).collect();
+    let mut rollups = if random.chance(50) { Vec::new() } else { random.some(&all, 1, 2) };
+    rollups.sort_unstable();
+    let days = random.maybe(35, |random| {
+        let start = random.between(-5, DAYS);
+        (start, start + random.between(0, 40))
+    });
+    let after_us = random.seed() % 60_000;
+    let then = match random.between(0, 100) {
+        0..60 => Then::Wait,
+        60..72 => Then::Change(random.seed()),
+        72..94 => Then::Kill { after_us, change: random.maybe(60, Random::seed) },
+        _ => Then::KillWithin { after_us: after_us % 20_000 },
+    };
+    Step::Post { rollups, days, both_zones: random.chance(20), then }
+}

@@ -268,7 +268,7 @@ mod tests {
         let files = PinnedFiles::default();
         files.head(&location).await.expect("met");
         fs::write(&path, "other rows").expect("a file");
-        let error = files.get_ranges(&location, &[0..3]).await.expect_err("changed").to_string();
+        let error = files.get_ranges(&location, &[0..3, 4..8]).await.expect_err("changed").to_string();
         assert!(error.contains("\"a.csv\" changed while it was read; try again"), "{error}");
         fs::remove_file(&path).expect("a file");
         let error = PinnedFiles::default().head(&location).await.expect_err("missing");

@@ -32,7 +32,7 @@ pub(super) fn explain_query(parts: &ApiParts, call: &Call) -> Result<Response<Bo
     Ok(json_response(StatusCode::OK, body.to_string()))
 }
 
-/// The argument `explain`.
+/// The argument `explain`: a truth value, or `preAggregations`.
 ///
 /// # Errors
 /// It is neither true nor false.
@@ -40,7 +40,7 @@ pub(super) fn is_wanted(arguments: &Map<String, Value>) -> Result<bool, ApiError
     match arguments.get("explain") {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(wanted)) => Ok(*wanted),
-        Some(Value::String(text)) if text == "true" => Ok(true),
+        Some(Value::String(text)) if matches!(text.as_str(), "true" | "preAggregations") => Ok(true),
         Some(Value::String(text)) if text == "false" => Ok(false),
         Some(_) => Err(ApiError::Invalid("\"explain\" must be a boolean".to_owned())),
     }
@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(is_wanted(&Map::new()).ok(), Some(false));
         assert_eq!(wanted(json!(true)), Ok(true));
         assert_eq!(wanted(json!("false")), Ok(false));
+        assert_eq!(wanted(json!("preAggregations")), Ok(true));
         assert_eq!(wanted(Value::Null), Ok(false));
         assert!(wanted(json!(1)).is_err_and(|text| text.contains("must be a boolean")));
     }

@@ -5,12 +5,14 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, json_response};
+use super::explain;
 use super::load::logical_table;
 use super::question::Question;
 use super::{ApiParts, Call};
 use crate::model::{MemberId, Model};
 use crate::query::execute::SqlPreview;
 use crate::query::expand::QueryType;
+use crate::query::explain::explain as explain_query;
 use crate::query::normalize::Normalized;
 use crate::query::request::Request;
 use crate::query::{OutputColumn, Query};
@@ -21,13 +23,19 @@ pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiEr
         return Err(ApiError::Invalid("format=sql is not supported by this version".to_owned()));
     }
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
+    let explained = explain::is_wanted(&call.arguments)?;
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
     let mut bodies = Vec::new();
     for Normalized { query, echo } in question.normalize(model, &parts.limits, &call.asker(), parts.clock.now())? {
         let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
-        bodies.push(describe(model, &query, &echo, &preview, &parts.options.preagg_schema));
+        let mut body = describe(model, &query, &echo, &preview, &parts.options.preagg_schema);
+        if explained {
+            let account = explain_query(&current.rollups, &snapshot, &query)?;
+            body["quarry"] = json!({"explain": explain::describe(&account)});
+        }
+        bodies.push(body);
     }
     let body = match question.kind {
         QueryType::Regular => bodies.pop().unwrap_or_default(),

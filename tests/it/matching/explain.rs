@@ -7,6 +7,7 @@ use super::fixture::{answer, build, explain, project, serve, serve_with};
 use crate::server::{LOAD, SECRET, Server, printed, run, sign, valid_token};
 
 const EXPLAIN: &str = "/quarry/v1/explain";
+const SQL: &str = "/cubejs-api/v1/sql";
 const DAILY: &str = "{name: daily, measures: [count, revenue], dimensions: [status, city], time_dimension: created_at, \
                      granularity: day, partition_granularity: month}";
 const MONTHLY: &str = "{name: monthly, measures: [count], dimensions: [status], time_dimension: created_at, \
@@ -178,6 +179,8 @@ fn an_answer_explains_itself_when_asked_to() {
     let own = &answer["results"][0]["quarry"];
     assert_eq!(own["explain"]["levels"][0]["chosen"]["partitions"], own["partitions"], "{answer}");
     assert_eq!(load(&server, &[("explain", json!("maybe"))]).status, 400);
+    let previewed = server.post(SQL, &json!({"query": months(), "explain": "preAggregations"})).value();
+    assert_eq!(previewed["quarry"]["explain"], own["explain"], "{previewed}");
     let url = format!("{LOAD}?explain=true&query={}", months().to_string().replace('"', "%22").replace(' ', "%20"));
     let by_get = server.call("GET", &url).token(&valid_token()).send();
     assert_eq!(by_get.value()["quarry"]["explain"]["answeredBy"], "rollup", "{}", by_get.body);

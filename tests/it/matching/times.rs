@@ -93,7 +93,7 @@ fn custom_granularities_are_stored_and_serve_what_they_fill() {
     );
     check(&store("sunday_week", month), &[(by("sunday_week", "UTC"), true), (by("week", "UTC"), false)]);
     check(
-        &store("quarter_hour", ", partition_granularity: day"),
+        &store("quarter_hour", month),
         &[
             (by("quarter_hour", "UTC"), true),
             (by("hour", "UTC"), true),

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure that what cargo cannot fetch is there: clang with its C++ library (RocksDB), libclang (its bindings),
-# python3 with venv (the check against another SQL engine), the Rust toolchain's own parts. Installs what is
-# missing where it may; otherwise says in one line what to install and fails.
+# python3 with venv (the checks against another SQL engine and with orchestrators), the Rust toolchain's own parts.
+# Installs what is missing where it may; otherwise says in one line what to install and fails.
 set -eu
 
 PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

@@ -139,6 +139,7 @@ impl App {
             store: self.store.clone(),
             queries: self.queries.clone(),
             refresher: self.refresher.clone(),
+            tasks: self.tasks.clone(),
             clock: self.clock,
             verifier: Verifier::new(&config.secrets, &config.jwt)?,
             scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),

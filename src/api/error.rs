@@ -32,6 +32,12 @@ pub(super) enum ApiError {
     /// No cube or view of that name is shown to the caller.
     #[error("Entity '{0}' not found")]
     NoEntity(String),
+    /// No job of that token is known.
+    #[error("Job '{0}' not found")]
+    NoJob(String),
+    /// What is asked for does not fit the state that things are in; the text is complete.
+    #[error("{0}")]
+    Conflict(String),
     /// The query cannot be answered.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -78,11 +84,14 @@ impl ApiError {
                 Face::new(StatusCode::FORBIDDEN, error)
             }
             Self::Invalid(_) | Self::Syntax(_) | Self::Aborted | Self::Timeout(_) => bad(self),
-            Self::NoEntity(_) => Face::new(StatusCode::NOT_FOUND, self),
+            Self::NoEntity(_) | Self::NoJob(_) => Face::new(StatusCode::NOT_FOUND, self),
+            Self::Conflict(_) => Face::new(StatusCode::CONFLICT, self),
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
             Self::Query(error) => query_face(error),
             Self::Refresh(error) => match error {
-                RefreshError::NothingSelected | RefreshError::TooManyPartitions { .. } => bad(error),
+                RefreshError::NothingSelected
+                | RefreshError::NoPartition(_)
+                | RefreshError::TooManyPartitions { .. } => bad(error),
                 RefreshError::Timeout(_) => bad(&format!("Error: {error}")),
                 RefreshError::Query(error) => query_face(error),
                 RefreshError::Storage(_) => Face::internal(),

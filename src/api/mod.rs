@@ -51,6 +51,7 @@ use crate::query::normalize::Limits;
 use crate::query::policy::Asker;
 use crate::query::rollups::CurrentModel;
 use crate::refresh::Refresher;
+use crate::tasks::Tasks;
 use crate::time::Clock;
 
 pub use self::wire::{parse_request, parse_zone};
@@ -70,10 +71,10 @@ enum Access {
 impl Route {
     /// Whether the path is this endpoint's, and what stands for `{name}` in it.
     fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
-        match self.path.strip_suffix("{name}") {
+        match self.path.split_once("{name}") {
             None => (path == self.path).then_some(None),
-            Some(start) => {
-                let name = path.strip_prefix(start)?;
+            Some((start, end)) => {
+                let name = path.strip_prefix(start)?.strip_suffix(end)?;
                 (!name.is_empty() && !name.contains('/')).then_some(Some(name))
             }
         }
@@ -85,7 +86,7 @@ type Handler = for<'a> fn(&'a ApiParts, &'a Call) -> BoxFuture<'a, Result<Respon
 /// An endpoint.
 struct Route {
     methods: &'static [Method],
-    /// As clients write it; a last part `{name}` stands for any one word.
+    /// As clients write it; a part `{name}` stands for any one word.
     path: &'static str,
     access: Access,
     handle: Handler,
@@ -184,6 +185,48 @@ static ROUTES: &[Route] = &[
         access: Access::Scoped(Scope::Jobs),
         handle: |parts, call| refresh::run(parts, call).boxed(),
     },
+    Route {
+        methods: &[Method::GET],
+        path: "/quarry/v1/jobs",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::list(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/quarry/v1/jobs",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::start(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/quarry/v1/jobs/{name}",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::show(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::DELETE],
+        path: "/quarry/v1/jobs/{name}",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::cancel(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/quarry/v1/jobs/{name}/wait",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::wait(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/quarry/v1/jobs/{name}/cancel",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::cancel(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/quarry/v1/jobs/{name}/retry",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| jobs::manage::retry(parts, call).boxed(),
+    },
 ];
 
 /// Settings of the surface.
@@ -215,6 +258,8 @@ pub struct ApiParts {
     pub queries: QueryService,
     /// Builds rollups.
     pub refresher: Refresher,
+    /// What the API does in the background.
+    pub tasks: Tasks,
     /// The clock.
     pub clock: Clock,
     /// Checks tokens.
@@ -284,6 +329,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let patience = state.0.parts.options.patience;
+    jobs::webhook::resume(&state.0.parts).await;
     let (closing, closed) = tokio::sync::oneshot::channel::<()>();
     let begin = {
         let state = state.clone();
@@ -423,7 +469,9 @@ mod tests {
         assert_eq!(find(base), Some(("/cubejs-api/v1/entities", None)));
         assert_eq!(find(&format!("{base}/all")), Some(("/cubejs-api/v1/entities/all", None)));
         assert_eq!(find(&format!("{base}/orders")), Some(("/cubejs-api/v1/entities/{name}", Some("orders"))));
-        for path in [format!("{base}/"), format!("{base}/a/b"), format!("{base}x")] {
+        assert_eq!(find("/quarry/v1/jobs/a1/wait"), Some(("/quarry/v1/jobs/{name}/wait", Some("a1"))));
+        for path in [format!("{base}/"), format!("{base}/a/b"), format!("{base}x"), "/quarry/v1/jobs//wait".to_owned()]
+        {
             assert_eq!(find(&path), None, "{path}");
         }
     }
@@ -432,7 +480,8 @@ mod tests {
     fn routes_are_distinct() {
         for (i, a) in ROUTES.iter().enumerate() {
             for b in &ROUTES[i + 1..] {
-                assert!(a.path != b.path, "{} stands twice", a.path);
+                let apart = a.methods.iter().all(|method| !b.methods.contains(method));
+                assert!(a.path != b.path || apart, "{} stands twice", a.path);
             }
         }
     }

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::{PATIENCE, ProjectArgs, start_for_command};
 use crate::app::App;
-use crate::refresh::Selection;
-use crate::time::{Zone, to_micros};
+use crate::refresh::{Freshness, Preview, Selection};
+use crate::time::{Zone, format_local, to_micros};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BuildArgs {
@@ -27,32 +27,34 @@ pub(super) struct BuildArgs {
     /// Time zones to build for [default: CUBEJS_SCHEDULED_REFRESH_TIMEZONES, or UTC]
     #[arg(long, value_name = "ZONE")]
     timezone: Vec<String>,
+    /// Build only partitions that are missing or older than their refresh key allows
+    #[arg(long)]
+    if_stale: bool,
+    /// Print what would be built, with rows and cost of the last builds, and build nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
-    let held = "A running server holds it. Ask that one:\n  curl -H \"Authorization: $(quarry token)\" -H 'Content-Type: application/json' \\\n    \
+    let held = "A running server holds it. Ask that one (and follow it with quarry jobs):\n  curl -H \"Authorization: $(quarry token)\" -H 'Content-Type: application/json' \\\n    \
                 -d '{\"action\":\"post\",\"selector\":{\"contexts\":[{\"securityContext\":{}}],\"timezones\":[\"UTC\"]}}' \\\n    \
                 http://localhost:4000/cubejs-api/v1/pre-aggregations/jobs";
-    let (config, app) = start_for_command(&args.project.project, held)?;
-    let mut zones = Vec::new();
-    for name in &args.timezone {
-        zones.push(
-            Zone::from_str_insensitive(name)
-                .map_err(|fault| anyhow::anyhow!("'{name}' is not an IANA time zone: {fault}"))?,
-        );
-    }
+    let (_, app) = start_for_command(&args.project.project, held)?;
     check_rollup_names(&app, &args.rollups)?;
-    let range = match (&args.from, &args.to) {
-        (Some(from), Some(to)) => Some((parse_date(from)?, parse_date(to)?)),
-        _ => None,
-    };
     let selection = Selection {
         contexts: vec![json!({})],
-        zones: if zones.is_empty() { config.refresh_zones } else { zones },
+        zones: parse_zones(&args.timezone)?,
         preaggs: args.rollups,
-        range,
+        range: parse_range(args.from.as_deref(), args.to.as_deref())?,
+        if_stale: args.if_stale,
         ..Selection::default()
     };
+    if args.dry_run {
+        let previews = app.refresher().preview(&selection).await?;
+        app.stop(PATIENCE).await;
+        print_previews(&previews)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let tokens = app.refresher().post(selection).await?;
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} partitions {elapsed}")?;
     let bar = ProgressBar::new(tokens.len() as u64).with_style(style);
@@ -73,7 +75,50 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
     if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { bail!("{}", failures.join("\n")) }
 }
 
-fn check_rollup_names(app: &App, names: &[String]) -> anyhow::Result<()> {
+/// A line a partition: what it needs, and what the last build of it gave and cost.
+fn print_previews(previews: &[Preview]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let (mut rows, mut cost_ms) = (0, 0);
+    for preview in previews {
+        let part = preview.bucket.map_or_else(|| "whole".to_owned(), |bucket| format_local(bucket.start));
+        let state = match preview.freshness {
+            Freshness::Missing => "missing",
+            Freshness::Stale => "stale",
+            Freshness::Fresh => "fresh",
+        };
+        write!(out, "{}  {part}  {}  {state}", preview.preagg, preview.timezone)?;
+        if let Some(published) = &preview.published {
+            rows += published.rows;
+            cost_ms += published.build_ms;
+            write!(
+                out,
+                "  {} rows in {} ms, built {}Z",
+                published.rows,
+                published.build_ms,
+                format_local(published.built_at)
+            )?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out, "{} partition(s) would be built; the last builds gave {rows} rows in {cost_ms} ms", previews.len())?;
+    Ok(())
+}
+
+/// The zones of `--timezone`; none means those of the settings.
+pub(super) fn parse_zones(names: &[String]) -> anyhow::Result<Vec<Zone>> {
+    let zone = |name: &String| {
+        let unknown = |fault| anyhow::anyhow!("'{name}' is not an IANA time zone: {fault}");
+        Zone::from_str_insensitive(name).map_err(unknown)
+    };
+    names.iter().map(zone).collect()
+}
+
+/// `--from` and `--to`, which come together.
+pub(super) fn parse_range(from: Option<&str>, to: Option<&str>) -> anyhow::Result<Option<(i64, i64)>> {
+    from.zip(to).map(|(from, to)| Ok((parse_date(from)?, parse_date(to)?))).transpose()
+}
+
+pub(super) fn check_rollup_names(app: &App, names: &[String]) -> anyhow::Result<()> {
     let rollups = app.rollups();
     let model = rollups.model();
     let known: Vec<String> =

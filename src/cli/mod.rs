@@ -4,9 +4,12 @@ mod ask;
 mod build;
 mod check;
 mod explain;
+mod jobs;
 mod query;
 mod serve;
+mod server;
 mod token;
+mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::Ipv4Addr;
@@ -49,6 +52,10 @@ enum Command {
     Demo(crate::demo::DemoArgs),
     /// Build rollups of a project and wait for them
     Build(build::BuildArgs),
+    /// Compare built rollups with their source; exit code 1 when they differ
+    Verify(verify::VerifyArgs),
+    /// List, show, await, cancel and retry the build jobs of a running server
+    Jobs(jobs::JobsArgs),
     /// Answer one query and print its rows as JSON
     Query(query::QueryArgs),
     /// Tell which pre-aggregation answers a query, and why the others do not
@@ -62,7 +69,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ProjectArgs {
     /// The project folder, with model/, data/ and .env
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", global = true)]
     project: PathBuf,
 }
 
@@ -86,6 +93,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => in_runtime(serve::run(args, None)),
         Command::Dev(args) => in_runtime(serve::run(args, Some(true))),
         Command::Build(args) => in_runtime(build::run(args)),
+        Command::Verify(args) => in_runtime(verify::run(args)),
+        Command::Jobs(args) => jobs::run(args),
         Command::Query(args) => in_runtime(query::run(args)),
         Command::Explain(args) => in_runtime(explain::run(args)),
         Command::Demo(args) => in_runtime(async {

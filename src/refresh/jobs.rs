@@ -13,6 +13,15 @@ use crate::time::Zone;
 /// not join a scheduled one, whose build refuses an empty result.
 pub(super) const SCHEDULER: &str = "scheduler";
 
+/// Who wants to hear of the end of the jobs of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// Where to send it.
+    pub url: String,
+    /// The request: all its jobs carry the same.
+    pub request: String,
+}
+
 /// The caller's part of a job record.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Details {
@@ -26,6 +35,8 @@ pub(super) struct Details {
     pub(super) data_source: String,
     /// Asked for by a client: built whatever the source says. Else an empty result is not trusted.
     pub(super) forced: bool,
+    /// Told of the end of the request that the job is of.
+    pub(super) webhook: Option<Webhook>,
 }
 
 impl Details {
@@ -36,6 +47,7 @@ impl Details {
             context,
             data_source: target.data_source.clone(),
             forced,
+            webhook: None,
         }
     }
 
@@ -47,6 +59,7 @@ impl Details {
             "context": self.context,
             "data_source": self.data_source,
             "forced": self.forced,
+            "webhook": self.webhook.as_ref().map(|hook| json!({"url": hook.url, "request": hook.request})),
         })
         .to_string()
     }
@@ -57,7 +70,11 @@ impl Details {
         let word = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
         let (preagg, timezone, data_source) = (word("preagg")?, word("timezone")?, word("data_source")?);
         let forced = fields.get("forced")?.as_bool()?;
-        Some(Self { preagg, timezone, context: fields.remove("context")?, data_source, forced })
+        let webhook = fields.get("webhook").and_then(|hook| {
+            let word = |name: &str| hook.get(name)?.as_str().map(str::to_owned);
+            Some(Webhook { url: word("url")?, request: word("request")? })
+        });
+        Some(Self { preagg, timezone, context: fields.remove("context")?, data_source, forced, webhook })
     }
 
     /// The zone, unless this version does not know it.
@@ -93,6 +110,7 @@ pub(super) fn view(record: JobRecord, model: &Model) -> JobView {
         context: Value::Null,
         data_source: String::new(),
         forced: true,
+        webhook: None,
     });
     let is_defined = || MemberPath::parse(&details.preagg).is_ok_and(|path| model.find_preagg(&path).is_some());
     let status = match &record.state {
@@ -111,6 +129,7 @@ pub(super) fn view(record: JobRecord, model: &Model) -> JobView {
         timezone: details.timezone,
         context: details.context,
         progress: None,
+        webhook: details.webhook,
         record,
     }
 }
@@ -128,6 +147,7 @@ mod tests {
             context: json!({ "tenant": "a \"b\"", "roles": [1, null] }),
             data_source: "default".to_owned(),
             forced: true,
+            webhook: Some(Webhook { url: "http://localhost/ended".to_owned(), request: "r".to_owned() }),
         }
     }
 

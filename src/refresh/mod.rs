@@ -3,7 +3,7 @@
 //! [`Refresher`] is the handle that the application starts and the API commands. A job is a durable
 //! row of the store; a worker claims it, builds its partition and publishes it (`design.md` D2, D3).
 //!
-//! Rooms in order of the walk: `scheduler` and [`Refresher::post`] → `planning` (which partitions) →
+//! Rooms in order of the walk: `scheduler` and `posting` → `planning` (which partitions) →
 //! `keys` and `staleness` → `jobs` (records and what clients see of them) → `worker` → `build` (one file);
 //! `housekeeping` forgets what nobody needs. No SQL is written here, and no HTTP is known.
 
@@ -13,10 +13,12 @@ mod jobs;
 mod keys;
 mod permits;
 mod planning;
+mod posting;
 mod scheduler;
 mod staleness;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod worker;
 
 use std::collections::HashMap;
@@ -24,13 +26,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use quarry_storage::{
-    CancelOutcome, JobId, JobRecord, NewJob, PartitionKey, Progress, StorageError, Store, TableId, TableState,
-};
+use quarry_storage::{CancelOutcome, JobId, JobRecord, Progress, StorageError, Store, TableId, TableState};
 use tokio::sync::watch;
 
+pub use self::jobs::Webhook;
 pub use self::permits::Concurrency;
+pub use self::posting::{JobFilter, JobPage, Preview};
+pub use self::staleness::Freshness;
+pub use self::verify::{Difference, Stored, Verification};
 use crate::preagg::partition::TooManyBuckets;
 use crate::query::QueryError;
 use crate::query::rollups::Rollups;
@@ -81,6 +84,14 @@ pub struct Selection {
     pub preaggs: Vec<String>,
     /// Only partitions that intersect: wall-clock microseconds of each rollup zone, both ends inclusive.
     pub range: Option<(i64, i64)>,
+    /// Only partitions that begin at one of these: wall-clock microseconds of each rollup zone.
+    pub starts: Vec<i64>,
+    /// Only partitions that are missing or stale.
+    pub if_stale: bool,
+    /// An empty result must not replace a partition with rows.
+    pub gated: bool,
+    /// Who wants to hear of the end of these jobs.
+    pub webhook: Option<Webhook>,
 }
 
 /// Why a job request was not taken, or a build failed.
@@ -104,6 +115,9 @@ pub enum RefreshError {
     /// A look at the source took too long. Cube's text.
     #[error("Query execution timeout after {} of waiting", spoken_duration(*.0))]
     Timeout(Duration),
+    /// A partition was named that no selected rollup has.
+    #[error("No selected pre-aggregation has a partition that begins at {0}")]
+    NoPartition(String),
     /// The definition cannot be planned, or the source failed.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -135,6 +149,8 @@ pub struct JobView {
     pub context: serde_json::Value,
     /// How far it has come; none when it does not run.
     pub progress: Option<Progress>,
+    /// Who wants to hear of the end of the jobs of its request.
+    pub webhook: Option<Webhook>,
 }
 
 /// What the refresher works with.
@@ -258,42 +274,6 @@ impl Refresher {
         Self { inner }
     }
 
-    /// Enqueues a forced build of every selected partition: one token each, in the order context, zone,
-    /// rollup, partition. An equal job that has not ended is joined: its token is given again.
-    ///
-    /// Without contexts the empty one is meant, without zones those of the scheduler.
-    ///
-    /// # Errors
-    /// See [`RefreshError`]; nothing was enqueued then.
-    pub async fn post(&self, selection: Selection) -> Result<Vec<JobId>, RefreshError> {
-        let inner = &self.inner;
-        let rollups = (inner.parts.rollups)();
-        let zones = if selection.zones.is_empty() { &inner.options.zones } else { &selection.zones };
-        let targets = planning::targets(&rollups, &selection, zones)?;
-        let plans: Vec<_> = stream::iter(targets)
-            .map(|target| self.plan(&rollups, target, selection.range))
-            .buffered(LOOKS_AT_ONCE)
-            .try_collect()
-            .await?;
-        let empty = [serde_json::Value::Object(serde_json::Map::new())];
-        let contexts = if selection.contexts.is_empty() { &empty[..] } else { &selection.contexts };
-        let jobs: Vec<NewJob> = contexts
-            .iter()
-            .flat_map(|context| plans.iter().flat_map(move |(target, chosen)| new_jobs(context, target, chosen)))
-            .collect();
-        if jobs.is_empty() {
-            return Err(RefreshError::NothingSelected);
-        }
-        let states: Vec<(TableId, TableState)> = plans
-            .into_iter()
-            .filter(|(target, chosen)| target.granularity.is_some() && !chosen.buckets.is_empty())
-            .map(|(target, chosen)| (target.table, chosen.state))
-            .collect();
-        let ids = self.store_and_enqueue(states, jobs).await?;
-        inner.pulse();
-        Ok(ids)
-    }
-
     /// The state of a job; none for a token that is not known.
     ///
     /// # Errors
@@ -382,44 +362,4 @@ impl Refresher {
             tracing::warn!(?patience, "builds were cut off; their jobs resume at the next start");
         }
     }
-
-    async fn plan(
-        &self,
-        rollups: &Rollups,
-        target: planning::Target,
-        range: Option<(i64, i64)>,
-    ) -> Result<(planning::Target, planning::Chosen), RefreshError> {
-        let seen = planning::look(&self.inner.parts, rollups, &target, self.inner.options.timeout).await?;
-        let stored = self.inner.stored_state(&target.table);
-        let chosen = planning::choose(target.granularity, seen, stored, range, self.inner.options.max_partitions);
-        let chosen = chosen.map_err(|error| RefreshError::too_many(&target.path, error))?;
-        Ok((target, chosen))
-    }
-
-    /// States first: a partition published before its table's state is known would be of no use.
-    async fn store_and_enqueue(
-        &self,
-        states: Vec<(TableId, TableState)>,
-        jobs: Vec<NewJob>,
-    ) -> Result<Vec<JobId>, StorageError> {
-        let (store, clock) = (self.inner.parts.store.clone(), self.inner.parts.clock);
-        blocking(move || {
-            for (table, state) in states {
-                store.set_table_state(&table, state)?;
-            }
-            store.enqueue(&jobs, clock.now())
-        })
-        .await
-    }
-}
-
-fn new_jobs(context: &serde_json::Value, target: &planning::Target, chosen: &planning::Chosen) -> Vec<NewJob> {
-    let details = jobs::Details::new(target, context.clone(), true).to_text();
-    let digest = jobs::context_digest(context);
-    let job = |bucket| NewJob {
-        partition: PartitionKey { table: target.table.clone(), bucket },
-        details: details.clone(),
-        context: digest.clone(),
-    };
-    chosen.buckets.iter().copied().map(job).collect()
 }

@@ -77,10 +77,30 @@ pub(super) struct Chosen {
     pub(super) state: TableState,
 }
 
+/// Which partitions of a table a request is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted<'a> {
+    /// A date range, both ends inclusive.
+    pub(super) range: Option<(i64, i64)>,
+    /// Where partitions begin; empty for all.
+    pub(super) starts: &'a [i64],
+}
+
+impl Wanted<'_> {
+    fn is_everything(&self) -> bool {
+        self.range.is_none() && self.starts.is_empty()
+    }
+
+    fn admits(&self, bucket: Bounds) -> bool {
+        partition::is_selected(Some(bucket), self.range)
+            && (self.starts.is_empty() || self.starts.contains(&bucket.start))
+    }
+}
+
 /// Chooses what a job request builds. `seen` is what the source has now, `stored` what is known of the
-/// table, `range` the request's date range.
+/// table, `wanted` what the request asks for.
 ///
-/// Without date range everything is built and the state is what was seen. With one, a table that is
+/// Without restriction everything is built and the state is what was seen. With one, a table that is
 /// known keeps its state, but for selected buckets next to its range: they are built now, so the table
 /// may claim them. It must not claim new buckets that were not selected: nobody builds them, and the
 /// table would be unusable for want of them.
@@ -88,17 +108,19 @@ pub(super) fn choose(
     granularity: Option<Granularity>,
     seen: TableState,
     stored: TableState,
-    range: Option<(i64, i64)>,
+    wanted: Wanted<'_>,
     max: usize,
 ) -> Result<Chosen, TooManyBuckets> {
     let Some(granularity) = granularity else {
-        return Ok(Chosen { buckets: vec![None], state: seen });
+        // It has no partition that could be named; a date range always means it.
+        let buckets = if wanted.starts.is_empty() { vec![None] } else { Vec::new() };
+        return Ok(Chosen { buckets, state: seen });
     };
     let cut = |range: Option<Bounds>| match range {
         Some(range) => buckets_within(granularity, range, max),
         None => Ok(Vec::new()),
     };
-    let known = if range.is_some() { stored } else { TableState::default() };
+    let known = if wanted.is_everything() { TableState::default() } else { stored };
     let mut buckets = cut(seen.range)?;
     buckets.extend(cut(known.range)?);
     buckets.sort_unstable_by_key(|bucket| (bucket.start, bucket.end));
@@ -106,7 +128,7 @@ pub(super) fn choose(
     if buckets.len() > max {
         return Err(TooManyBuckets { count: buckets.len(), max });
     }
-    buckets.retain(|bucket| partition::is_selected(Some(*bucket), range));
+    buckets.retain(|bucket| wanted.admits(*bucket));
     let state = match known.range {
         None => seen,
         Some(range) => extended(TableState { range: Some(range), ..known }, seen, &buckets),
@@ -319,7 +341,8 @@ mod tests {
     fn a_given_range_that_ends_before_it_starts_has_no_buckets() {
         let nothing = TableState { range: None, complete: false };
         check_state(seen("2024-01-15", "2024-03-02"), given("2025-01-01", ""), nothing);
-        let chosen = choose(Some(Granularity::Month), nothing, TableState::default(), None, 10).expect("few");
+        let chosen =
+            choose(Some(Granularity::Month), nothing, TableState::default(), Wanted::default(), 10).expect("few");
         assert_eq!(chosen, Chosen { buckets: vec![], state: nothing });
     }
 
@@ -341,7 +364,8 @@ mod tests {
         expected: TableState,
     ) {
         let range = range.map(|[start, end]| (at(start), at(end)));
-        let chosen = choose(Some(Granularity::Month), seen, stored, range, 100).expect("few buckets");
+        let wanted = Wanted { range, starts: &[] };
+        let chosen = choose(Some(Granularity::Month), seen, stored, wanted, 100).expect("few buckets");
         let starts: Vec<i64> = chosen.buckets.iter().flatten().map(|bucket| bucket.start).collect();
         assert_eq!(starts, built.iter().map(|text| at(text)).collect::<Vec<_>>());
         assert_eq!(chosen.state, expected);
@@ -378,6 +402,23 @@ mod tests {
     }
 
     #[test]
+    fn named_partitions_are_chosen_by_their_start_and_an_unpartitioned_table_has_none() {
+        let (now, before) = (state("2024-01-01", "2024-05-01", true), state("2024-01-01", "2024-03-01", true));
+        let starts = [at("2024-02-01"), at("2024-03-01"), at("2024-03-02")];
+        let wanted = Wanted { range: None, starts: &starts };
+        let chosen = choose(Some(Granularity::Month), now, before, wanted, 100).expect("few buckets");
+        let found: Vec<i64> = chosen.buckets.iter().flatten().map(|bucket| bucket.start).collect();
+        assert_eq!(found, starts[..2]);
+        assert_eq!(chosen.state, state("2024-01-01", "2024-04-01", true), "March joins the table");
+        let both = Wanted { range: Some((at("2024-01-01"), at("2024-02-05"))), starts: &starts };
+        let chosen = choose(Some(Granularity::Month), now, before, both, 100).expect("few buckets");
+        assert_eq!((chosen.buckets.len(), chosen.state), (1, before));
+        let whole = TableState { range: None, complete: true };
+        let chosen = choose(None, whole, whole, wanted, 100).expect("none");
+        assert!(chosen.buckets.is_empty());
+    }
+
+    #[test]
     fn buckets_that_the_source_has_lost_can_still_be_selected() {
         let (now, before) = (state("2024-03-01", "2024-04-01", true), state("2024-01-01", "2024-03-01", true));
         check_choice(now, before, Some(["2024-01-05", "2024-01-06"]), &["2024-01-01"], before);
@@ -386,13 +427,15 @@ mod tests {
     #[test]
     fn an_unpartitioned_table_is_one_build_and_too_many_buckets_are_refused() {
         let whole = TableState { range: None, complete: true };
-        let chosen = choose(None, whole, TableState::default(), Some((1, 0)), 1).expect("one");
+        let chosen =
+            choose(None, whole, TableState::default(), Wanted { range: Some((1, 0)), starts: &[] }, 1).expect("one");
         assert_eq!(chosen.buckets, [None]);
         let (now, before) = (state("2024-03-01", "2024-05-01", true), state("2024-01-01", "2024-03-01", true));
         let range = Some((at("2024-01-01"), at("2024-01-02")));
-        let error = choose(Some(Granularity::Month), now, before, range, 3).expect_err("four buckets");
+        let wanted = Wanted { range, starts: &[] };
+        let error = choose(Some(Granularity::Month), now, before, wanted, 3).expect_err("four buckets");
         assert_eq!(error, TooManyBuckets { count: 4, max: 3 });
-        assert!(choose(Some(Granularity::Month), now, before, None, 3).is_ok(), "only two are wanted");
+        assert!(choose(Some(Granularity::Month), now, before, Wanted::default(), 3).is_ok(), "only two are wanted");
     }
 
     fn one(columns: Vec<ArrayRef>) -> Batches {

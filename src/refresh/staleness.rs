@@ -6,7 +6,7 @@ use quarry_storage::Partition;
 
 /// What a partition needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Freshness {
+pub enum Freshness {
     /// It was never published.
     Missing,
     /// Its refresh keys say something else than when it was built.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use quarry_storage::{Bounds, CancelOutcome, FileId, JobPhase, StoreOptions, Table};
+use quarry_storage::{Bounds, CancelOutcome, FileId, JobPhase, NewJob, PartitionKey, StoreOptions, Table};
 
 use super::*;
 use crate::engine::{Engine, EngineOptions};

@@ -3,9 +3,8 @@
 //! `fixtures/duckdb/cases.json` holds requests and SQL side by side; `tests/checks/duckdb/answers.py` runs the SQL
 //! (Python package `duckdb`, a tool of the tests only).
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
@@ -13,71 +12,21 @@ use serde_json::{Map, Value, json};
 use crate::answers::{Numbers, RowOrder, as_rows, compare_rows};
 use crate::events::selector;
 use crate::property::property_project;
-use crate::server::{Project, Server, environment, root};
+use crate::python::{run_script, virtual_environment};
+use crate::server::{Project, Server, root};
 
 const SEED: u64 = 1;
 
-/// A Python that has the package; makes a virtual environment below the cache folder when there is none.
+/// A Python that has the package, of the machine or of the cache folder.
 fn python() -> PathBuf {
     let system = PathBuf::from("python3");
-    if has_duckdb(&system) {
-        return system;
-    }
-    let cache = environment("QUARRY_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(environment("HOME").expect("HOME is set")).join(".cache").join("quarry"));
-    fs::create_dir_all(&cache).expect("the cache folder can be created");
-    let lock = File::create(cache.join("venv.lock")).expect("a lock file");
-    lock.lock().expect("the lock can be taken");
-    let venv = cache.join("venv");
-    let python = venv.join("bin").join("python");
-    if !has_duckdb(&python) {
-        install(&[Path::new("python3"), Path::new("-m"), Path::new("venv"), &venv]);
-        install(&[
-            &python,
-            Path::new("-m"),
-            Path::new("pip"),
-            Path::new("install"),
-            Path::new("--quiet"),
-            Path::new("duckdb"),
-        ]);
-    }
-    python
-}
-
-fn has_duckdb(python: &Path) -> bool {
-    let import = Command::new(python).args(["-c", "import duckdb"]).stderr(Stdio::null()).status();
-    import.is_ok_and(|status| status.success())
-}
-
-fn install(command: &[&Path]) {
-    let output = Command::new(command[0]).args(&command[1..]).output();
-    let failure = match output {
-        Ok(output) if output.status.success() => return,
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    panic!(
-        "this check needs Python 3 with the package `duckdb` (python3-venv and network, or `pip install duckdb`): \
-         {command:?} failed: {failure}"
-    );
+    let import = Command::new(&system).args(["-c", "import duckdb"]).stderr(Stdio::null()).status();
+    if import.is_ok_and(|status| status.success()) { system } else { virtual_environment("venv", &["duckdb"], "") }
 }
 
 /// What `tests/checks/duckdb/answers.py` says to a task.
 pub(crate) fn second_opinion(task: &Value) -> Value {
-    let mut child = Command::new(python())
-        .arg(root().join("tests/checks/duckdb/answers.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("Python can be started");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let text = task.to_string();
-    let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-    let output = child.wait_with_output().expect("Python can be waited for");
-    writer.join().expect("the writer does not panic").expect("Python reads its input");
-    assert!(output.status.success(), "the script fails");
-    serde_json::from_slice(&output.stdout).expect("the script prints JSON")
+    run_script(&python(), "duckdb/answers.py", task)
 }
 
 fn cases() -> Vec<Value> {

@@ -27,3 +27,9 @@ mod sequences;
 mod server;
 mod tables;
 mod tpch;
+
+mod commands;
+mod manage;
+mod orchestrators;
+mod python;
+mod selection;

@@ -1,105 +1,51 @@
-//! `/v1/pre-aggregations/jobs`: starts builds of rollups and tells how they stand (`http-api.md` §8).
+//! The body of a job request → what it asks for, with Cube's texts where it asks wrongly.
 
-use axum::body::Body;
-use axum::http::{Response, StatusCode};
-use quarry_storage::JobId;
-use serde_json::{Map, Value, json};
+use std::time::Duration;
 
-use super::error::{ApiError, json_response};
-use super::load::logical_table;
-use super::wire::{instant, parse_zone};
-use super::{ApiParts, Call};
+use serde_json::{Map, Value};
+
+use super::super::error::ApiError;
+use super::super::wire::parse_zone;
+use super::webhook;
 use crate::query::dates::parse_bounds;
-use crate::refresh::{JobView, Selection};
-use crate::time::{Zone, from_micros, to_micros};
+use crate::refresh::Selection;
+use crate::time::{Zone, to_micros};
 
 /// Most tokens that one request may ask for.
 const MAX_TOKENS: usize = 100_000;
+/// Longest time that a request waits for its jobs, in seconds.
+pub(super) const MAX_WAIT_SECONDS: u64 = 3_600;
 
 /// What a request asks for.
 #[derive(Debug)]
-enum JobRequest {
-    Post(Selection),
-    Get { tokens: Vec<String>, as_object: bool },
+pub(super) enum JobRequest {
+    /// Build what is selected.
+    Post {
+        /// What.
+        selection: Box<Selection>,
+        /// Only tell what would be built.
+        dry_run: bool,
+        /// Answer when the jobs have ended, or after this time.
+        wait: Option<Duration>,
+    },
+    /// Tell how jobs stand.
+    Get {
+        /// Their tokens.
+        tokens: Vec<String>,
+        /// Keyed by token.
+        as_object: bool,
+    },
 }
 
-/// Starts or lists.
-pub(super) async fn jobs(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
-    let body = match parse(&call.arguments)? {
-        JobRequest::Post(selection) => {
-            let tokens = Box::pin(parts.refresher.post(selection)).await?;
-            tracing::info!(request_id = call.id, jobs = tokens.len(), "builds requested");
-            tokens.iter().map(|token| json!(token.as_str())).collect()
-        }
-        JobRequest::Get { tokens, as_object } => {
-            let mut entries = Vec::with_capacity(tokens.len());
-            for token in tokens {
-                let job = parts.refresher.find_job(&JobId::from_token(&token)).await?;
-                entries.push((token, job.map(|job| describe(&job, &parts.options.preagg_schema))));
-            }
-            show(entries, as_object)
-        }
-    };
-    Ok(json_response(StatusCode::OK, body.to_string()))
-}
-
-/// The entries in the order asked for, as an array or by token.
-fn show(entries: Vec<(String, Option<Map<String, Value>>)>, as_object: bool) -> Value {
-    let unknown = || Map::from_iter([("status".to_owned(), json!("not_found"))]);
-    let entries = entries.into_iter().map(|(token, entry)| (token, entry.unwrap_or_else(unknown)));
-    if as_object {
-        return Value::Object(entries.map(|(token, entry)| (token, Value::Object(entry))).collect());
-    }
-    let with_token = |(token, entry): (String, Map<String, Value>)| {
-        let mut item = Map::from_iter([("token".to_owned(), json!(token))]);
-        item.extend(entry);
-        Value::Object(item)
-    };
-    entries.map(with_token).collect()
-}
-
-fn describe(job: &JobView, schema: &str) -> Map<String, Value> {
-    let cube = job.preagg.split('.').next().unwrap_or_default();
-    let selector = json!({
-        "cubes": [cube],
-        "preAggregations": [job.preagg],
-        "contexts": [{ "securityContext": job.context }],
-        "timezones": [job.timezone],
-        "dataSources": [job.data_source],
-    });
-    let record = &job.record;
-    let ours = json!({
-        "attempt": record.attempt,
-        "createdAt": instant(record.created_at),
-        "startedAt": record.started_at.map(instant),
-        "endedAt": record.ended_at.map(instant),
-    });
-    Map::from_iter([
-        ("table".to_owned(), json!(physical_table(job, schema))),
-        ("status".to_owned(), json!(job.status)),
-        ("selector".to_owned(), selector),
-        ("quarry".to_owned(), ours),
-    ])
-}
-
-/// `schema.cube_rollup20240101_digest_created`: shown to people, never read back.
-fn physical_table(job: &JobView, schema: &str) -> String {
-    let mut name = logical_table(schema, &job.preagg);
-    if let Some(bucket) = job.record.partition.bucket {
-        let start = from_micros(bucket.start);
-        let format = if start.format("%H%M").to_string() == "0000" { "%Y%m%d" } else { "%Y%m%d%H%M" };
-        name.push_str(&start.format(format).to_string());
-    }
-    let table = job.record.partition.table.as_str();
-    let digest = table.rsplit('-').next().unwrap_or(table);
-    format!("{name}_{digest}_{:x}", job.record.created_at.div_euclid(1_000_000))
-}
-
-fn fault(text: impl AsRef<str>) -> ApiError {
+pub(super) fn fault(text: impl AsRef<str>) -> ApiError {
     ApiError::Invalid(format!("Invalid Job query format: {}", text.as_ref()))
 }
 
-fn parse(body: &Map<String, Value>) -> Result<JobRequest, ApiError> {
+/// Reads a body.
+///
+/// # Errors
+/// The text says what is wrong with which key.
+pub(super) fn parse(body: &Map<String, Value>) -> Result<JobRequest, ApiError> {
     if body.is_empty() {
         return Err(ApiError::Invalid("No job description provided".to_owned()));
     }
@@ -113,10 +59,11 @@ fn parse(body: &Map<String, Value>) -> Result<JobRequest, ApiError> {
             let selector = body.get("selector").ok_or_else(|| fault("\"selector\" is required"))?;
             let selection = parse_selector(selector)?;
             forbid(&["tokens", "resType"])?;
-            JobRequest::Post(selection)
+            parse_post(body, selection)?
         }
         Some(Some("get")) => {
             forbid(&["selector"])?;
+            forbid(&OURS)?;
             let tokens = texts(body.get("tokens"), "tokens")?.ok_or_else(|| fault("\"tokens\" is required"))?;
             match tokens.len() {
                 0 => return Err(fault("\"tokens\" must contain at least 1 items")),
@@ -132,8 +79,40 @@ fn parse(body: &Map<String, Value>) -> Result<JobRequest, ApiError> {
         }
         Some(_) => return Err(fault("\"action\" must be one of [post, get]")),
     };
-    check_keys(body, &["action", "selector", "tokens", "resType"], "")?;
+    check_keys(body, &[&["action", "selector", "tokens", "resType"][..], &OURS[..]].concat(), "")?;
     Ok(request)
+}
+
+/// What a request to build may say beyond Cube's keys.
+const OURS: [&str; 5] = ["dry_run", "if_stale", "force", "wait", "webhook"];
+
+fn parse_post(body: &Map<String, Value>, mut selection: Selection) -> Result<JobRequest, ApiError> {
+    let flag = |key: &str| match body.get(key) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(fault(format!("\"{key}\" must be a boolean"))),
+    };
+    let dry_run = flag("dry_run")?.unwrap_or(false);
+    selection.if_stale = flag("if_stale")?.unwrap_or(false);
+    selection.gated = !flag("force")?.unwrap_or(true);
+    selection.webhook = body.get("webhook").map(webhook::parse).transpose()?;
+    let wait = match body.get("wait") {
+        None | Some(Value::Bool(false)) => None,
+        Some(Value::Bool(true)) => Some(Duration::from_secs(MAX_WAIT_SECONDS)),
+        Some(value) => Some(seconds(value.as_f64(), "wait")?),
+    };
+    if dry_run && (wait.is_some() || selection.webhook.is_some()) {
+        return Err(fault("\"dry_run\" builds nothing that \"wait\" or \"webhook\" could tell of"));
+    }
+    Ok(JobRequest::Post { selection: Box::new(selection), dry_run, wait })
+}
+
+/// A time to wait, in seconds.
+pub(super) fn seconds(value: Option<f64>, key: &str) -> Result<Duration, ApiError> {
+    let in_bounds = value.filter(|seconds| (0.0..=MAX_WAIT_SECONDS as f64).contains(seconds));
+    in_bounds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| fault(format!("\"{key}\" must be a number of seconds from 0 to {MAX_WAIT_SECONDS}")))
 }
 
 fn check_keys(object: &Map<String, Value>, known: &[&str], prefix: &str) -> Result<(), ApiError> {
@@ -173,8 +152,10 @@ fn parse_selector(value: &Value) -> Result<Selection, ApiError> {
         cubes: list("cubes")?.unwrap_or_default(),
         preaggs: list("preAggregations")?.unwrap_or_default(),
         range: parse_range(list("dateRange")?)?,
+        starts: parse_starts(&list("partitions")?.unwrap_or_default())?,
+        ..Selection::default()
     };
-    let known = ["contexts", "timezones", "dataSources", "cubes", "preAggregations", "dateRange"];
+    let known = ["contexts", "timezones", "dataSources", "cubes", "preAggregations", "dateRange", "partitions"];
     check_keys(selector, &known, "selector.")?;
     Ok(selection)
 }
@@ -196,6 +177,25 @@ fn parse_contexts(value: Option<&Value>) -> Result<Vec<Value>, ApiError> {
     items.iter().enumerate().map(context).collect()
 }
 
+/// Where partitions begin: dates or times, also as their digits stand in table names (`20240101`, `2024010106`).
+fn parse_starts(texts: &[String]) -> Result<Vec<i64>, ApiError> {
+    let start = |(i, text): (usize, &String)| {
+        let digits = text.len() > 8 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let spread = match text.len() {
+            _ if !digits => text.clone(),
+            10 => format!("{}T{}:00", &text[..8], &text[8..]),
+            12 => format!("{}T{}:{}", &text[..8], &text[8..10], &text[10..]),
+            14 => format!("{}T{}:{}:{}", &text[..8], &text[8..10], &text[10..12], &text[12..]),
+            _ => text.clone(),
+        };
+        let span = parse_bounds(&[spread]);
+        let no_time =
+            || fault(format!("\"selector.partitions[{i}]\" must be the time a partition begins at, got \"{text}\""));
+        span.map(|span| to_micros(span.first)).map_err(|_unparsable| no_time())
+    };
+    texts.iter().enumerate().map(start).collect()
+}
+
 /// Two wall-clock times, both inclusive; a bare date as the end is its whole day.
 fn parse_range(texts: Option<Vec<String>>) -> Result<Option<(i64, i64)>, ApiError> {
     let Some(texts) = texts else { return Ok(None) };
@@ -209,6 +209,9 @@ fn parse_range(texts: Option<Vec<String>>) -> Result<Option<(i64, i64)>, ApiErro
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::super::wire::instant;
     use super::*;
 
     #[track_caller]
@@ -263,11 +266,47 @@ mod tests {
     }
 
     #[test]
+    fn what_we_add_to_cube_s_keys_is_checked_as_strictly() {
+        let with = |key: &str, value: Value| {
+            let mut body = post("cubes", json!([]));
+            body[key] = value;
+            body
+        };
+        check_fails(with("dry_run", json!("yes")), "\"dry_run\" must be a boolean");
+        check_fails(with("if_stale", json!(1)), "\"if_stale\" must be a boolean");
+        check_fails(with("force", json!(null)), "\"force\" must be a boolean");
+        check_fails(with("wait", json!(-1)), "\"wait\" must be a number of seconds from 0 to 3600");
+        check_fails(with("wait", json!("long")), "\"wait\" must be a number of seconds from 0 to 3600");
+        check_fails(with("webhook", json!(1)), "\"webhook\" must be a string");
+        check_fails(with("webhook", json!("ftp://x/y")), "\"webhook\" must be a URL that begins with http://");
+        check_fails(with("webhook", json!("http:// x")), "\"webhook\" must be a URL that begins with http://");
+        check_fails(with("later", json!(true)), "\"later\" is not allowed");
+        let get = json!({"action": "get", "tokens": ["a"], "wait": true});
+        check_fails(get, "\"wait\" is not allowed");
+        check_fails(
+            post("partitions", json!(["soon"])),
+            "\"selector.partitions[0]\" must be the time a partition begins at, got \"soon\"",
+        );
+    }
+
+    #[test]
+    fn partitions_are_named_by_dates_times_or_digits() {
+        let texts = ["2024-02-01", "20240201", "2024020106", "202402010630", "2024-02-01T06:30:00"];
+        let found = parse_starts(&texts.map(str::to_owned)).expect("times");
+        let shown: Vec<String> = found.into_iter().map(instant).collect();
+        let day = "2024-02-01T00:00:00.000Z";
+        let half_past = "2024-02-01T06:30:00.000Z";
+        assert_eq!(shown, [day, day, "2024-02-01T06:00:00.000Z", half_past, half_past]);
+    }
+
+    #[test]
     fn selections_are_read_whole() {
         let mut body = post("dateRange", json!(["1992-03-01", "1992-04-15"]));
         body["selector"]["preAggregations"] = json!(["lineitem.daily"]);
         body["selector"]["contexts"] = json!([{"securityContext": {"tenant": 7}}, {"securityContext": null}]);
-        let Ok(JobRequest::Post(selection)) = parse(body.as_object().expect("an object")) else {
+        let Ok(JobRequest::Post { selection, dry_run: false, wait: None }) =
+            parse(body.as_object().expect("an object"))
+        else {
             panic!("a valid request");
         };
         assert_eq!(selection.contexts, [json!({"tenant": 7}), json!(null)]);
@@ -277,12 +316,5 @@ mod tests {
             (instant(first), instant(last)),
             ("1992-03-01T00:00:00.000Z".into(), "1992-04-15T23:59:59.999Z".into())
         );
-    }
-
-    #[test]
-    fn unknown_tokens_are_answered_in_both_forms() {
-        let entries = || vec![("deadbeef".to_owned(), None)];
-        assert_eq!(show(entries(), false), json!([{"token": "deadbeef", "status": "not_found"}]));
-        assert_eq!(show(entries(), true), json!({"deadbeef": {"status": "not_found"}}));
     }
 }

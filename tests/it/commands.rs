@@ -1,0 +1,110 @@
+//! The commands about builds, through the built binary: `jobs`, `verify`, `build --dry-run`.
+
+use serde_json::{Value, json};
+
+use crate::events::{Month, events_project, selector, write_events};
+use crate::orchestrators::TROUBLES;
+use crate::server::{SECRET, Server, printed, run};
+
+const MONTHS: [&str; 2] = ["2024-01", "2024-02"];
+const SETTINGS: [(&str, &str); 1] = [("CUBEJS_API_SECRET", SECRET)];
+
+#[test]
+fn jobs_of_a_running_server_are_listed_awaited_cancelled_and_retried() {
+    let project = events_project(&MONTHS, 30);
+    project.write("model/troubles.yml", TROUBLES);
+    let server = Server::start_with_jobs(&project);
+    let url = format!("http://127.0.0.1:{}", server.port());
+    let jobs = |args: &[&str]| {
+        let output = run(project.path(), &SETTINGS, &[&["jobs"][..], args, &["--url", &url][..]].concat());
+        (output.status.code(), printed(&output))
+    };
+    let done = server.post_jobs(&selector(&json!({"preAggregations": ["events.monthly"]})));
+    let (code, text) = jobs(&["wait", &done[0], &done[1]]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("done") && text.contains("events.monthly  2024-01-01  UTC  30 rows"), "{text}");
+    let failed = server.post_jobs(&selector(&json!({"cubes": ["broken"]})));
+    let (code, text) = jobs(&["wait", &failed[0], "--timeout", "60"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("failed") && text.contains("division by zero"), "{text}");
+    let endless = server.post_jobs(&selector(&json!({"cubes": ["endless"]})));
+    let (code, text) = jobs(&["wait", &endless[0], "--timeout", "1"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("running"), "{text}");
+    let (code, text) = jobs(&["cancel", &endless[0]]);
+    assert_eq!((code, text.contains("cancelled")), (Some(0), true), "{text}");
+    let (code, text) = jobs(&["retry", &failed[0]]);
+    assert_eq!((code, text.contains(&failed[0])), (Some(0), false), "a new token: {text}");
+    let (code, text) = jobs(&["list", "--state", "done,cancelled", "--limit", "2"]);
+    assert_eq!((code, text.lines().last()), (Some(0), Some("2 of 3 job(s)")), "{text}");
+    assert!(text.starts_with(&endless[0]), "newest first: {text}");
+    let (code, text) = jobs(&["show", &done[0], "--json"]);
+    let shown: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!((code, &shown[0]["status"]), (Some(0), &json!("done")));
+
+    for (args, expected) in [
+        (vec!["show", "nobody"], "404: Job 'nobody' not found"),
+        (vec!["show", "../x"], "'../x' is no token of a job"),
+        (vec!["retry", done[0].as_str()], "409: Job"),
+        (vec!["list", "--state", "lost"], "400: 'lost' is no state of a job"),
+        (vec!["list", "--token", "forged"], "The token does not fit the server's secret"),
+    ] {
+        let (code, text) = jobs(&args);
+        assert_eq!((code, text.contains(expected)), (Some(1), true), "{args:?}: {text}");
+    }
+    let closed = Server::start(&events_project(&MONTHS, 3));
+    let url = format!("http://127.0.0.1:{}", closed.port());
+    let output = run(project.path(), &SETTINGS, &["jobs", "list", "--url", &url]);
+    assert!(printed(&output).contains("Add jobs to the server's CUBEJS_DEFAULT_API_SCOPES"), "{}", printed(&output));
+    let output = run(project.path(), &SETTINGS, &["jobs", "list", "--url", "http://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(printed(&output).contains("is the server running?"), "{}", printed(&output));
+}
+
+#[test]
+fn verify_tells_partition_group_and_measure_that_differ() {
+    let project = events_project(&MONTHS, 30);
+    let verify = |args: &[&str]| {
+        let output = run(project.path(), &SETTINGS, &[&["verify"][..], args].concat());
+        (output.status.code(), printed(&output))
+    };
+    let (code, text) = verify(&[]);
+    assert_eq!((code, text.contains("quarry build")), (Some(1), true), "nothing is built yet: {text}");
+    let built = run(project.path(), &SETTINGS, &["build", "events.monthly", "events.by_kind"]);
+    assert!(built.status.success(), "{}", printed(&built));
+    let (code, text) = verify(&[]);
+    assert_eq!((code, text.as_str()), (Some(0), "3 of 3 partition(s) equal their source, 63 row(s) compared\n"));
+    let (code, text) = verify(&["events.monthly", "--sample", "1"]);
+    assert_eq!((code, text.starts_with("1 of 1 partition(s)")), (Some(0), true), "{text}");
+
+    let month = |name, generation| Month { name, rows: 30, generation };
+    write_events(&project, &[month("2024-01", 1), month("2024-02", 7)]);
+    let (code, text) = verify(&["events.monthly"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("events.monthly 2024-02-01T00:00:00.000 UTC: "), "{text}");
+    assert!(!text.contains("events.monthly 2024-01-01"), "{text}");
+    assert!(text.contains("events__generations is ") && text.contains("events__kind=click, "), "{text}");
+    assert!(text.ends_with("1 of 2 partition(s) equal their source, 60 row(s) compared\n"), "{text}");
+    let (code, text) = verify(&["events.monthly", "--from", "2024-01-01", "--to", "2024-01-31"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = verify(&["events.nobody"]);
+    assert_eq!((code, text.contains("there is no rollup 'events.nobody'")), (Some(1), true), "{text}");
+}
+
+#[test]
+fn a_dry_run_of_build_prints_partitions_rows_and_cost() {
+    let project = events_project(&MONTHS, 30);
+    let build = |args: &[&str]| {
+        let output = run(project.path(), &SETTINGS, &[&["build", "events.monthly"][..], args].concat());
+        assert!(output.status.success(), "{}", printed(&output));
+        printed(&output)
+    };
+    let text = build(&["--dry-run"]);
+    assert!(text.contains("events.monthly  2024-01-01T00:00:00.000  UTC  missing\n"), "{text}");
+    assert!(text.contains("2 partition(s) would be built; the last builds gave 0 rows in 0 ms"), "{text}");
+    assert!(project.stored_files().is_empty());
+    assert!(build(&["--if-stale"]).contains("2 of 2 partition(s) built"));
+    assert!(build(&["--if-stale"]).contains("0 of 0 partition(s) built"));
+    let text = build(&["--dry-run", "--from", "2024-02-01", "--to", "2024-02-05"]);
+    assert!(text.contains("UTC  fresh  30 rows in ") && text.contains("1 partition(s) would be built"), "{text}");
+}

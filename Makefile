@@ -11,7 +11,7 @@ demo: setup
 test: setup
 	@sh scripts/test.sh
 
-# Medians and ratios of planning and answering; BENCH=plan for one of them.
+# Medians and ratios of planning, answering and building; BENCH=rebuild for one of them.
 bench: setup
 	@. scripts/env.sh && cargo bench --locked $(if $(BENCH),--bench $(BENCH)) $(if $(ARGS),-- $(ARGS))
 

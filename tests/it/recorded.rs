@@ -21,6 +21,7 @@ const DEVIATIONS: &[(&str, &str)] = &[
     ("load_multifact", "the newer planner's way (data-model.md, 21): facts that do not join are put side by side"),
     ("load_post_bad_json", "a client's fault: 400 and our parser's text instead of 500 `SyntaxError`"),
     ("load_renewquery", "accepted for old clients, as the contract asks (http-api.md, 5.2)"),
+    ("run_scheduled_refresh", "kept for old cron jobs (http-api.md, 7.6), in scope jobs; gone in that release"),
     ("sql_get", "memberNames: that planner also names keys and filter members; ours are the selected ones"),
     ("sql_post", "memberNames: that planner also names keys and filter members; ours are the selected ones"),
     ("td_dimension_not_time", "the text is the source's own; ours names the member"),

@@ -337,12 +337,12 @@ impl<'w> Player<'w> {
         for part in self.belief.tables.values_mut().flat_map(|table| table.parts.values_mut()) {
             part.built.1 = part.built.1.min(ended);
         }
-        if self.world.hasty {
-            // Takes the place of what the scheduler still has in mind, which nobody could tell.
-            self.post(&[], None, false, &Then::Wait)?;
-        }
         self.stop(kill);
         self.start(false);
+        if self.world.hasty {
+            // Takes along what the scheduler left in the queue, which nobody could tell.
+            return self.post(&[], None, false, &Then::Wait);
+        }
         self.check_tables()
     }
 

@@ -13,6 +13,8 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
@@ -52,11 +54,26 @@ pub(super) fn base_state(options: &EngineOptions) -> Result<SessionState> {
     let mut builder = SessionStateBuilder::new_with_default_features()
         .with_config(session_config(options)?)
         .with_runtime_env(runtime)
+        .with_physical_optimizer_rules(physical_rules())
         .with_type_planner(Arc::new(MicrosecondPlanner));
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(DecimalPlanner));
     builder.scalar_functions().get_or_insert_default().extend(scalar_functions());
     builder.aggregate_functions().get_or_insert_default().extend(aggregate_functions());
     Ok(builder.build())
+}
+
+/// The engine's own rules, but for the second time that it pushes projections down. Then filters have projections of
+/// their own, and columns are taken for others that have their names: with keys of several tables that are all called
+/// `id`, planning fails, or worse.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    let is_push = |name: &str| name == "ProjectionPushdown";
+    let first = rules.iter().position(|rule| is_push(rule.name()));
+    let last = rules.iter().rposition(|rule| is_push(rule.name()));
+    if let Some(last) = last.filter(|last| first != Some(*last)) {
+        rules.remove(last);
+    }
+    rules
 }
 
 fn session_config(options: &EngineOptions) -> Result<SessionConfig> {

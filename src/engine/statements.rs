@@ -77,6 +77,24 @@ fn shapes_of_the_planner_run() {
 }
 
 #[test]
+fn columns_of_one_name_are_told_apart_below_filters() {
+    let tables = "WITH sales(id, goods_id, firms_id, n, kind) AS (VALUES (1, 1, 1, 5, 'a'), (2, 2, NULL, 1, 'b'), \
+                  (3, 1, 2, 2, NULL), (4, NULL, 1, 7, 'c'), (5, 1, 1, 3, 'a'), (6, 2, 2, 1, NULL)), \
+                  goods(id, n) AS (VALUES (1, 10), (2, 20)), firms(id, made_at) AS (VALUES (1, 100), (2, 200))";
+    let joined = "FROM sales LEFT JOIN goods ON sales.goods_id = goods.id LEFT JOIN firms ON sales.firms_id = firms.id \
+                  WHERE firms.id <> 2 OR firms.id IS NULL ORDER BY 1, 2, 3";
+    let kind = "CASE WHEN sales.n >= 3 THEN 'bulk' WHEN sales.kind IS NOT NULL THEN 'small' ELSE 'rest' END";
+    check(
+        &format!("{tables} SELECT firms.made_at + 1, {kind}, goods.id {joined}"),
+        &["101|bulk|1", "101|bulk|1", "101|bulk|NULL", "NULL|small|2"],
+    );
+    check(
+        &format!("{tables} SELECT goods.id, {kind}, firms.made_at + 1 {joined}"),
+        &["1|bulk|101", "1|bulk|101", "2|small|NULL", "NULL|bulk|101"],
+    );
+}
+
+#[test]
 fn null_safe_joins_are_hash_joins() {
     let join = "SELECT count(*) FROM t a JOIN t b ON a.id IS NOT DISTINCT FROM b.id";
     check(join, &["3"]);

@@ -164,10 +164,11 @@ impl Scope<'_> {
             (Some(mask), _) => self.mask(owner, Some(&mask), data_type),
             (None, Some(time)) => self.literals.place(Literal::Timestamp(time)),
             (None, None) => match data_type {
-                DataType::String => "CAST(NULL AS VARCHAR)".to_owned(),
-                DataType::Number => "CAST(NULL AS BIGINT)".to_owned(),
-                DataType::Boolean => "CAST(NULL AS BOOLEAN)".to_owned(),
-                DataType::Time => "CAST(NULL AS TIMESTAMP)".to_owned(),
+                // Not `CAST`, which the engine leaves out of a column's name: two such groups would have one name.
+                DataType::String => "arrow_cast(NULL, 'Utf8')".to_owned(),
+                DataType::Number => "arrow_cast(NULL, 'Int64')".to_owned(),
+                DataType::Boolean => "arrow_cast(NULL, 'Boolean')".to_owned(),
+                DataType::Time => "arrow_cast(NULL, 'Timestamp(Microsecond, None)')".to_owned(),
             },
         }
     }
@@ -182,7 +183,7 @@ impl Scope<'_> {
         let own = self.template(id.cube, &self.model.segment(id).sql);
         match self.unmasked(MemberId::Segment(id)) {
             None => own,
-            Some(Unmasked::Never) => "CAST(NULL AS BOOLEAN)".to_owned(),
+            Some(Unmasked::Never) => "arrow_cast(NULL, 'Boolean')".to_owned(),
             Some(Unmasked::Where(rows)) => format!("CASE WHEN {} THEN {own} END", super::source::condition(self, rows)),
         }
     }

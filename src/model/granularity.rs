@@ -152,7 +152,8 @@ mod tests {
         };
         assert_eq!(fills("15 minutes", "2024-01-01"), Some(Granularity::Hour));
         assert_eq!(fills("90 minutes", "2024-01-01"), Some(Granularity::Day));
-        assert_eq!(fills("7 minutes", "2024-01-01"), None);
+        assert_eq!(fills("7 minutes", "2024-01-01"), Some(Granularity::Week));
+        assert_eq!(fills("11 minutes", "2024-01-01"), None);
         assert_eq!(fills("6 hours", "2024-02-03"), Some(Granularity::Day));
         assert_eq!(fills("1 week", "2024-01-01"), Some(Granularity::Week));
         assert_eq!(fills("1 week", "2024-01-07"), None);

@@ -83,6 +83,26 @@ pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// The column alias of a member path (`data-model.md` §12.1): an underscore before every capital,
+/// lower case, `__` for the dot.
+pub fn alias(path: &str) -> String {
+    let mut out = String::with_capacity(path.len() + 8);
+    for c in path.chars() {
+        match c {
+            '.' => out.push_str("__"),
+            c if c.is_ascii_uppercase() => {
+                out.push('_');
+                out.push(c.to_ascii_lowercase());
+            }
+            c => out.push(c),
+        }
+    }
+    match out.strip_prefix('_') {
+        Some(rest) => rest.to_owned(),
+        None => out,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

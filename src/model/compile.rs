@@ -12,6 +12,7 @@ use super::files;
 use super::front::{self, CompileContext};
 use super::graph::Graph;
 use super::inherit;
+use super::kinds;
 use super::policies;
 use super::raw::{RawCube, read_file};
 use super::raw_view::RawView;
@@ -94,7 +95,8 @@ fn compile(
     graph.check(&mut report);
     graph.check_joins(&cubes, &mut report);
     let rollups = RollupBuilder { raw: &raw, symbols: &symbols, cubes: &cubes };
-    let preaggs: Vec<_> = cubes.iter().map(|cube| rollups.rollups(cube.id, &mut report)).collect();
+    let mut preaggs: Vec<_> = cubes.iter().map(|cube| rollups.rollups(cube.id, &mut report)).collect();
+    kinds::resolve(&raw, &cubes, &mut preaggs, &mut report);
     for (cube, preaggs) in cubes.iter_mut().zip(preaggs) {
         cube.preaggs = preaggs;
     }
@@ -112,6 +114,8 @@ fn compile(
     let model = Model::new(version, cubes).with_view_groups(groups).with_masks(context.settings.masks.clone());
     if !unread && builder.joins_are_known() {
         rollup::check_joins(&model, &raw, &graph, &mut report);
+        kinds::check_joined(&model, &raw, &mut report);
+        kinds::warn_unused(&model, &raw, &mut report);
     }
     let mut diagnostics = report.diagnostics;
     diagnostics.sort_by(|a, b| (&a.location, a.severity).cmp(&(&b.location, b.severity)));

@@ -1,6 +1,6 @@
 //! Rollup definitions (`pre-aggregations.md` §2).
 
-use super::cube::{CubeId, DimensionId, Grain, Location, MeasureId, SegmentId};
+use super::cube::{CubeId, DimensionId, Grain, Location, MeasureId, MemberId, SegmentId};
 use super::refresh_key::RefreshKey;
 use crate::time::Granularity;
 
@@ -50,6 +50,8 @@ pub struct Preagg {
     pub use_original_sql: bool,
     /// Sort orders to keep, strongest column first; the first one is that of the files.
     pub indexes: Vec<PreaggIndex>,
+    /// Stands for the name in names of stored tables (`sql_alias`).
+    pub sql_alias: Option<String>,
     /// What answers say of where it is kept (`external`); Quarry keeps all rollups in its own store.
     pub external: bool,
     /// Where it is defined.
@@ -77,6 +79,7 @@ impl Preagg {
             strict: false,
             use_original_sql: false,
             indexes: Vec::new(),
+            sql_alias: None,
             external: true,
             location,
         }
@@ -85,6 +88,15 @@ impl Preagg {
     /// Whether it is stored in partitions of its own, so that it can be built.
     pub fn is_stored(&self) -> bool {
         matches!(self.kind, PreaggKind::Rollup | PreaggKind::OriginalSql)
+    }
+
+    /// All members that it lists, in the order of its lists; the times last.
+    pub fn members(&self) -> impl Iterator<Item = MemberId> {
+        let measures = self.measures.iter().map(|id| MemberId::Measure(*id));
+        let dimensions = self.dimensions.iter().map(|id| MemberId::Dimension(*id));
+        let segments = self.segments.iter().map(|id| MemberId::Segment(*id));
+        let times = self.times().map(|time| MemberId::Dimension(time.dimension));
+        measures.chain(dimensions).chain(segments).chain(times)
     }
 
     /// Whether a stored bucket may lie in two partitions, with a row in each: weeks in months. Such rows

@@ -1,10 +1,10 @@
 //! Pre-aggregations as they are written (`pre-aggregations.md` §2).
 
-use super::fields::{Fields, Place, Report, Text, snake_case, without_references};
-use super::raw::{About, read_about, warn_ignored};
+use super::fields::{Fields, Place, Report, Text, without_references};
+use super::raw::{About, read_about};
+use super::raw_preagg::{RawKind, RawOptions, read_kind, read_options};
 use super::raw_refresh::{RawRefresh, read_refresh_key};
 use super::yaml::{Mark, Node};
-use crate::names::nearest;
 
 const ROLLUP_KEYS: [&str; 31] = [
     "name",
@@ -47,10 +47,6 @@ const DEPRECATED: [&str; 5] = [
     "segment_references",
 ];
 const CURRENT: [&str; 6] = ["time_dimension", "time_dimensions", "rollups", "measures", "dimensions", "segments"];
-/// Keys that only change where and how rows are kept, never an answer.
-const SILENT: [&str; 6] =
-    ["indexes", "unique_key_columns", "read_only", "stream_offset", "output_column_types", "sql_alias"];
-
 #[derive(Debug, Clone)]
 pub(super) struct RawRollup {
     pub(super) about: About,
@@ -60,6 +56,8 @@ pub(super) struct RawRollup {
 
 #[derive(Debug, Clone)]
 pub(super) struct RollupBody {
+    pub(super) kind: RawKind,
+    pub(super) options: RawOptions,
     pub(super) measures: Vec<Text>,
     pub(super) dimensions: Vec<Text>,
     pub(super) segments: Vec<Text>,
@@ -96,19 +94,9 @@ fn read_body(fields: &mut Fields, about: &About, report: &mut Report) -> Option<
         report.error(place, about.mark, format!("(preAggregations.{}.type) is required", about.name));
         return None;
     }
-    if !is_rollup(fields, about, report) {
-        return None;
-    }
     check_generations(fields, place, report);
-    for key in SILENT {
-        fields.take(key);
-    }
-    warn_ignored(fields, &["use_original_sql_pre_aggregations"], place, report);
-    for key in ["rollups", "rollup_references", "union_with_source_data"] {
-        if let Some(mark) = fields.mark_of(key) {
-            report.error(place, mark, format!("'{key}' is not for pre-aggregations of type rollup"));
-        }
-    }
+    let kind = read_kind(fields, about, report)?;
+    let options = read_options(fields, about, report);
     let (times, lone_granularity) = read_times(fields, about, report);
     let path = format!("preAggregations.{}.refreshKey", about.name);
     let (build_range_start, build_range_end) =
@@ -123,36 +111,14 @@ fn read_body(fields: &mut Fields, about: &About, report: &mut Report) -> Option<
         build_range_start,
         build_range_end,
         refresh: read_refresh_key(fields, &path, false, place, report),
-        scheduled_refresh: fields.flag("scheduled_refresh", place, report).unwrap_or(!report.unscheduled),
-        external: fields.flag("external", place, report).unwrap_or(true),
+        scheduled_refresh: fields
+            .flag("scheduled_refresh", place, report)
+            .unwrap_or(kind.is_stored() && !report.unscheduled),
+        external: fields.flag("external", place, report).unwrap_or(!matches!(kind, RawKind::OriginalSql)),
         strict: fields.flag("allow_non_strict_date_range_match", place, report) == Some(false),
+        kind,
+        options,
     })
-}
-
-/// Whether its type is `rollup`; complains of other types.
-fn is_rollup(fields: &mut Fields, about: &About, report: &mut Report) -> bool {
-    let place = &about.place;
-    let Some(Text { text, mark, .. }) = fields.text("type", place, report) else { return true };
-    match snake_case(&text).as_str() {
-        "rollup" => return true,
-        "original_sql" | "rollup_join" | "rollup_lambda" => {
-            let message = format!("type '{text}' is not supported by this version; this pre-aggregation is left out");
-            report.warn(place, mark, message);
-        }
-        "auto_rollup" => {
-            report.error(place, mark, "Auto rollups supported only in Enterprise version");
-        }
-        folded => {
-            let message = format!(
-                "(preAggregations.{}.type = {text}) must be one of [autoRollup, originalSql, rollupJoin, rollup]",
-                about.name
-            );
-            let words = ["rollup", "original_sql", "rollup_join", "rollup_lambda"];
-            let hint = nearest(folded, words).map(|near| format!("did you mean '{near}'?"));
-            report.error(place, mark, message).hint = hint;
-        }
-    }
-    false
 }
 
 /// Old and new names of keys do not mix.

@@ -7,6 +7,7 @@ use super::graph::Graph;
 use super::join::{Hint, JoinTree};
 use super::preagg::{Preagg, PreaggId, PreaggKind, PreaggTime};
 use super::raw::{About, RawCube};
+use super::raw_preagg::RawKind;
 use super::raw_refresh::RawRefresh;
 use super::raw_rollup::{RawTime, RollupBody};
 use super::refresh_key::{RefreshKey, applied_keys};
@@ -53,6 +54,7 @@ impl RollupBuilder<'_> {
         let stored = Stored { paths, measures, dimensions, segments };
         let mut times = self.times(id.cube, about, body, report)?.into_iter();
         let (time, more_times) = (times.next(), times.collect());
+        self.check_named(id.cube, body, place, report);
         if let Some(what) = self.not_storable(&stored) {
             report.warn(
                 place,
@@ -62,7 +64,8 @@ impl RollupBuilder<'_> {
             return None;
         }
         let has_lists = !(body.measures.is_empty() && body.dimensions.is_empty() && body.segments.is_empty());
-        if !has_lists && body.times.is_empty() {
+        let needs_members = matches!(body.kind, RawKind::Rollup | RawKind::Join(_));
+        if needs_members && !has_lists && body.times.is_empty() {
             report.error(place, about.mark, "it stores nothing").hint =
                 Some("list 'measures', 'dimensions' or a 'time_dimension'".to_owned());
         }
@@ -76,7 +79,7 @@ impl RollupBuilder<'_> {
         Some(Preagg {
             id,
             name: about.name.clone(),
-            kind: PreaggKind::Rollup,
+            kind: kind_of_body(&body.kind),
             paths: stored.paths,
             measures: stored.measures,
             dimensions: stored.dimensions,
@@ -90,10 +93,19 @@ impl RollupBuilder<'_> {
             scheduled_refresh: body.scheduled_refresh,
             external: body.external,
             strict: body.strict,
-            use_original_sql: false,
+            use_original_sql: body.options.use_original_sql,
             indexes: Vec::new(),
+            sql_alias: body.options.sql_alias.clone(),
             location: place.location(about.mark),
         })
+    }
+
+    /// Complains of options that name members which are not there.
+    fn check_named(&self, owner: CubeId, body: &RollupBody, place: &Place, report: &mut Report) {
+        let options = &body.options;
+        for text in options.unique_key_columns.iter().chain(&options.typed_members) {
+            self.member(owner, text, "member", place, report);
+        }
     }
 
     /// The rollup's own key.
@@ -198,10 +210,11 @@ impl RollupBuilder<'_> {
             };
             report.warn(place, mark, message);
         }
+        let grouped = !matches!(body.kind, RawKind::OriginalSql);
         let mut times: Vec<PreaggTime> = Vec::with_capacity(body.times.len());
         let mut faulty = false;
         for raw in &body.times {
-            match self.time(owner, about, raw, report) {
+            match self.time(owner, about, (raw, grouped), report) {
                 Some(time) if times.contains(&time) => {
                     report.warn(place, raw.dimension.mark, format!("'{}' is listed twice", raw.dimension.text));
                 }
@@ -213,9 +226,15 @@ impl RollupBuilder<'_> {
     }
 
     /// A time dimension; none when it is faulty.
-    fn time(&self, owner: CubeId, about: &About, body: &RawTime, report: &mut Report) -> Option<PreaggTime> {
+    fn time(
+        &self,
+        owner: CubeId,
+        about: &About,
+        (body, grouped): (&RawTime, bool),
+        report: &mut Report,
+    ) -> Option<PreaggTime> {
         let (place, text) = (&about.place, &body.dimension);
-        if body.granularity.is_none() {
+        if body.granularity.is_none() && grouped {
             let message = format!("(preAggregations.{}.granularity) is required", about.name);
             report.error(place, text.mark, message).hint = Some("for example 'granularity: day'".to_owned());
         }
@@ -231,6 +250,10 @@ impl RollupBuilder<'_> {
             report.error(place, text.mark, format!("'{}' is not a time dimension", text.text)).hint =
                 Some("its type must be time".to_owned());
             return None;
+        }
+        if !grouped {
+            // Rows keep their own times; what cuts them into partitions is made of seconds.
+            return Some(PreaggTime::standard(dimension, Granularity::Second));
         }
         let granularity = body.granularity.as_ref()?;
         if let Some(parsed) = parse_granularity(&granularity.text) {
@@ -253,6 +276,18 @@ impl RollupBuilder<'_> {
             granularity: kind.made_of().unwrap_or(Granularity::Second),
             fills: kind.fills(),
         })
+    }
+}
+
+/// Without the rollups that it names: these are looked up when all are there.
+fn kind_of_body(kind: &RawKind) -> PreaggKind {
+    match kind {
+        RawKind::Rollup => PreaggKind::Rollup,
+        RawKind::OriginalSql => PreaggKind::OriginalSql,
+        RawKind::Join(_) => PreaggKind::Join { rollups: Vec::new() },
+        RawKind::Lambda { union_with_source, .. } => {
+            PreaggKind::Lambda { rollups: Vec::new(), union_with_source: *union_with_source }
+        }
     }
 }
 
@@ -330,12 +365,8 @@ fn partition_granularity(
 pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, report: &mut Report) {
     for cube in model.cubes() {
         for preagg in &cube.preaggs {
-            let measures = preagg.measures.iter().map(|id| MemberId::Measure(*id));
-            let dimensions = preagg.dimensions.iter().map(|id| MemberId::Dimension(*id));
-            let segments = preagg.segments.iter().map(|id| MemberId::Segment(*id));
-            let time = preagg.times().map(|time| MemberId::Dimension(time.dimension));
             let mut hints: Vec<Hint> = preagg.paths.clone();
-            for member in measures.chain(dimensions).chain(segments).chain(time) {
+            for member in preagg.members() {
                 let read = std::iter::once(member.cube()).chain(graph.cubes_read(member).iter().copied());
                 for cube in read.map(|cube| vec![cube]) {
                     if !hints.contains(&cube) {
@@ -343,13 +374,20 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
                     }
                 }
             }
-            if hints.is_empty() {
+            // A join of rollups is looked at by itself; its cubes may lie apart.
+            if hints.is_empty() || matches!(preagg.kind, PreaggKind::Join { .. }) {
                 continue;
             }
             let Some(rollups) = raw.get(cube.id.index()).map(|raw| &raw.rollups) else { continue };
             let Some(about) = rollups.iter().map(|r| &r.about).find(|about| about.name == preagg.name) else {
                 continue;
             };
+            if preagg.kind == PreaggKind::OriginalSql && hints.iter().flatten().any(|used| *used != cube.id) {
+                let message =
+                    format!("the rows of '{}' cannot be cut by a time that is computed from other cubes", cube.name);
+                report.error(&about.place, about.mark, message);
+                continue;
+            }
             let tree = match model.join_tree(&hints) {
                 Ok(tree) => tree,
                 Err(error) => {
@@ -552,10 +590,6 @@ mod tests {
 
     #[test]
     fn what_is_left_out_or_without_effect_is_warned_of() {
-        let left_out = "is not supported by this version; this pre-aggregation is left out";
-        for kind in ["original_sql", "rollupJoin", "rollup_lambda"] {
-            check(&format!("type: {kind}, rollups: [a]"), &format!("warning: orders.main: type '{kind}' {left_out}"));
-        }
         check(
             "measures: [total], partition_granularity: month, granularity: day",
             "warning: orders.main: 'partition_granularity' has no effect without 'time_dimension'\n\

@@ -3,6 +3,7 @@
 use quarry_storage::TableId;
 
 use crate::model::{AggKind, DimensionId, MeasureId, MeasureKind, MemberId, Model, PreaggId, PreaggTime, SegmentId};
+pub use crate::names::alias;
 use crate::time::Zone;
 
 /// Changes whenever the meaning of stored columns changes, so that old tables are not read by mistake.
@@ -71,26 +72,6 @@ pub fn time_column(model: &Model, dimension: DimensionId, granularity: &str) -> 
 /// Name of the column of a stored time, at its own granularity.
 pub fn stored_time_column(model: &Model, time: PreaggTime) -> String {
     time_column(model, time.dimension, model.dimension(time.dimension).grain_name(time.grain))
-}
-
-/// The column alias of a member path (`data-model.md` §12.1): an underscore before every capital,
-/// lower case, `__` for the dot.
-pub fn alias(path: &str) -> String {
-    let mut out = String::with_capacity(path.len() + 8);
-    for c in path.chars() {
-        match c {
-            '.' => out.push_str("__"),
-            c if c.is_ascii_uppercase() => {
-                out.push('_');
-                out.push(c.to_ascii_lowercase());
-            }
-            c => out.push(c),
-        }
-    }
-    match out.strip_prefix('_') {
-        Some(rest) => rest.to_owned(),
-        None => out,
-    }
 }
 
 /// The stored table of one variant of a rollup: `cube.rollup@zone-digest`, where the digest covers

@@ -165,6 +165,7 @@ fn rollup(cube: CubeId) -> Preagg {
         strict: false,
         use_original_sql: false,
         indexes: Vec::new(),
+        sql_alias: None,
         external: true,
         location: location(),
     }

@@ -71,6 +71,7 @@ impl Bench {
             service: QueryService {
                 engine,
                 sources: Arc::new([("default".to_owned(), source)].into()),
+                rest_bytes: 64 << 20,
                 rollup_only: false,
                 schemas: Schemas::default(),
                 resident: Resident::new(1 << 28),

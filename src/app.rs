@@ -19,6 +19,7 @@ use crate::model::compile::compile_project;
 use crate::query::execute::{QueryService, Schemas};
 use crate::query::normalize::Limits;
 use crate::query::rollups::{CurrentModel, Rollups};
+use crate::query::route::FromSource;
 use crate::refresh::{RefreshOptions, RefreshParts, Refresher};
 use crate::sources::Source;
 use crate::tasks::Tasks;
@@ -28,6 +29,8 @@ use crate::time::Clock;
 const GC_GRACE: Duration = Duration::from_secs(60);
 /// The part of the memory that decoded partitions may fill: one in so many.
 const RESIDENT_SHARE: u64 = 4;
+/// The share of the memory of queries that one level may take from the source beside a rollup.
+const REST_SHARE: usize = 4;
 /// Of so many shares of the builds' memory, one is for sorting rows and the others are for statements.
 const BUILD_SHARES: usize = 4;
 /// Less is not worth a portion of its own.
@@ -97,6 +100,7 @@ impl App {
             engine,
             sources: Arc::clone(&sources),
             rollup_only: config.rollup_only,
+            rest_bytes: config.memory_bytes / REST_SHARE,
             schemas: Schemas::default(),
             resident: Resident::new(config.memory_bytes as u64 / RESIDENT_SHARE),
         };
@@ -204,7 +208,9 @@ impl App {
 
 fn load_model(config: &Config) -> Result<CurrentModel, Vec<Diagnostic>> {
     let compiled = compile_project(&config.project, &config.model_dir, &config.compile_context())?;
-    Ok(CurrentModel { rollups: Arc::new(Rollups::new(Arc::new(compiled.model))), diagnostics: compiled.warnings })
+    let from_source = FromSource { never: config.rollup_only, gaps: config.fill_from_source };
+    let rollups = Rollups::new(Arc::new(compiled.model)).with_source(from_source);
+    Ok(CurrentModel { rollups: Arc::new(rollups), diagnostics: compiled.warnings })
 }
 
 fn reload(config: &Config, model: &ArcSwap<CurrentModel>) {

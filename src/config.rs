@@ -48,6 +48,8 @@ pub struct Config {
     pub query_timeout: Duration,
     /// `QUARRY_MAX_QUERIES`: most queries of one request.
     pub max_queries: usize,
+    /// `QUARRY_FILL_FROM_SOURCE`: the source answers for what a rollup does not cover.
+    pub fill_from_source: bool,
     /// `CUBEJS_ROLLUP_ONLY`.
     pub rollup_only: bool,
     /// `CUBEJS_REFRESH_WORKER`; in development mode on by default.
@@ -246,6 +248,7 @@ impl Config {
             max_request_bytes: read.bytes("CUBEJS_MAX_REQUEST_SIZE", 50 << 20, (100 << 10)..=(64 << 20)),
             query_timeout: read.duration("CUBEJS_DB_QUERY_TIMEOUT", Duration::from_secs(600)),
             max_queries: read.number("QUARRY_MAX_QUERIES", 100, 1..=10_000),
+            fill_from_source: read.boolean("QUARRY_FILL_FROM_SOURCE", false),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
             refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", is_timed.unwrap_or(dev_mode)),
             scheduled_refresh: read.boolean("CUBEJS_SCHEDULED_REFRESH_DEFAULT", true),

@@ -76,6 +76,9 @@ fn chosen(chosen: &Chosen) -> Value {
         "rowsAfterPruning": chosen.rows_after,
         "why": chosen.why,
     });
+    if !chosen.from_source.is_empty() {
+        shown["fromSource"] = chosen.from_source.iter().map(|range| json!(range.to_string())).collect();
+    }
     if !ranges.is_empty() {
         shown["partitionRanges"] = Value::Array(ranges);
     }

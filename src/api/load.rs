@@ -199,6 +199,10 @@ fn tail(answer: &Answer, snapshot: u64, explanation: Option<Value>) -> Map<Strin
         let partitions: usize = answer.used.iter().map(|used| used.partitions).sum();
         own.insert("snapshot".to_owned(), json!(snapshot));
         own.insert("partitions".to_owned(), json!(partitions));
+        if !answer.from_source.is_empty() {
+            let ranges = answer.from_source.iter().map(|range| json!(range.to_string()));
+            own.insert("fromSource".to_owned(), ranges.collect());
+        }
     }
     own.extend(explanation.map(|explanation| ("explain".to_owned(), explanation)));
     let mut tail = Map::new();
@@ -213,7 +217,7 @@ fn used_rollup(schema: &str, used: &UsedRollup, key_error: Option<String>, dev_m
     let mut entry = json!({
         "lastUpdatedAt": used.last_updated_at.div_euclid(1000),
         "preAggregationId": used.id,
-        "type": "rollup",
+        "type": used.kind,
     });
     if dev_mode {
         entry["targetTableName"] = json!(used.table.as_str());
@@ -224,7 +228,7 @@ fn used_rollup(schema: &str, used: &UsedRollup, key_error: Option<String>, dev_m
     if let Some(error) = key_error {
         entry["refreshKeyError"] = json!(error);
     }
-    (logical_table(schema, &used.id), entry)
+    (logical_table(schema, &used.logical), entry)
 }
 
 /// `prod_pre_aggregations.orders_main` for `orders.main`.

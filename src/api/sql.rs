@@ -51,9 +51,9 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
         .map(|used| {
             json!({
                 "preAggregationId": used.id,
-                "tableName": logical_table(schema, &used.id),
+                "tableName": logical_table(schema, &used.logical),
                 "targetTableName": used.table.as_str(),
-                "type": "rollup",
+                "type": used.kind,
                 "timezone": query.timezone.name(),
                 "preAggregationsSchema": schema,
                 "dataSource": preview.data_source,
@@ -66,7 +66,11 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
     let mut sql = json!({
         "external": preview.used.iter().any(|used| used.external),
         "sql": [preview.text, preview.params],
-        "lambdaQueries": {},
+        "lambdaQueries": preview
+            .from_source
+            .iter()
+            .map(|(table, text, params)| (table.clone(), json!({"sql": [text, params]})))
+            .collect::<Map<String, Value>>(),
         "order": order(model, query, echo),
         "cacheKeyQueries": [],
         "preAggregations": rollups,
@@ -153,6 +157,7 @@ mod tests {
             text: "SELECT 1".to_owned(),
             params: vec!["x".to_owned()],
             used: Vec::new(),
+            from_source: Vec::new(),
             data_source: "default".to_owned(),
             aliases: vec![("orders__created_at_day".to_owned(), "orders.created_at.day".to_owned())],
         };

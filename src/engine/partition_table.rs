@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::DateTime;
 use datafusion::catalog::memory::{MemoryCatalogProvider, MemorySchemaProvider};
-use datafusion::catalog::{CatalogProvider, SchemaProvider as _, Session, TableProvider};
+use datafusion::catalog::{CatalogProvider, SchemaProvider, Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
@@ -166,6 +166,37 @@ pub fn tables_catalog(tables: Vec<(String, Arc<dyn TableProvider>)>) -> Arc<dyn 
     }
     let _new = catalog.register_schema(SCHEMA, Arc::new(schema));
     Arc::new(catalog)
+}
+
+/// A catalog with one more schema, which hides one of the same name.
+pub fn with_schema(
+    catalog: Arc<dyn CatalogProvider>,
+    name: &str,
+    tables: Vec<(String, Arc<dyn TableProvider>)>,
+) -> Arc<dyn CatalogProvider> {
+    let schema = MemorySchemaProvider::new();
+    for (name, table) in tables {
+        // As in `tables_catalog`.
+        let _new = schema.register_table(name, table);
+    }
+    Arc::new(WithSchema { catalog, name: name.to_owned(), schema: Arc::new(schema) })
+}
+
+#[derive(Debug)]
+struct WithSchema {
+    catalog: Arc<dyn CatalogProvider>,
+    name: String,
+    schema: Arc<dyn SchemaProvider>,
+}
+
+impl CatalogProvider for WithSchema {
+    fn schema_names(&self) -> Vec<String> {
+        self.catalog.schema_names()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        if name == self.name { Some(Arc::clone(&self.schema)) } else { self.catalog.schema(name) }
+    }
 }
 
 /// The schema that a Parquet file was written with.

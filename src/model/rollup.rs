@@ -395,7 +395,9 @@ pub(super) fn check_joins(model: &Model, raw: &[RawCube], graph: &Graph<'_>, rep
                     continue;
                 }
             };
-            warn_of_keyless_cubes(model, preagg, &tree, about, report);
+            if preagg.is_stored() {
+                warn_of_keyless_cubes(model, preagg, &tree, about, report);
+            }
             let mut sources: Vec<&str> = tree.cubes().map(|id| model.cube(id).data_source.as_str()).collect();
             sources.sort_unstable();
             sources.dedup();

@@ -4,6 +4,7 @@
 //! range all of whose buckets are published, and for time outside the table's range only when the
 //! source is known to have nothing there.
 
+use std::fmt;
 use std::sync::Arc;
 
 use quarry_storage::{Bounds, Partition, Table, TableState};
@@ -27,6 +28,149 @@ impl LocalRange {
     }
 }
 
+impl fmt::Display for LocalRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.start, self.end) {
+            (Some(start), Some(end)) => write!(f, "from {} to {}", format_local(start), format_local(end)),
+            (Some(start), None) => write!(f, "from {} on", format_local(start)),
+            (None, Some(end)) => write!(f, "before {}", format_local(end)),
+            (None, None) => f.write_str("of all rows"),
+        }
+    }
+}
+
+/// One of several tables that cover time together.
+pub struct Layer<'a> {
+    /// The table; none when nothing of it was ever published.
+    pub table: Option<&'a Table>,
+    /// How it is cut into partitions; none when it is one.
+    pub granularity: Option<Granularity>,
+    /// Which of its partitions may be used.
+    pub usable: &'a dyn Fn(&Partition) -> bool,
+    /// Whether the source has nothing before its first bucket.
+    pub nothing_before: bool,
+    /// Whether the source has nothing after its last bucket.
+    pub nothing_after: bool,
+}
+
+/// What several tables give for the wanted ranges.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cover {
+    /// The partitions to read, a list a layer, ascending. No two share an instant.
+    pub partitions: Vec<Vec<Arc<Partition>>>,
+    /// What no layer holds and the source may have rows in, ascending.
+    pub gaps: Vec<LocalRange>,
+}
+
+impl fmt::Debug for Layer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer").field("granularity", &self.granularity).finish_non_exhaustive()
+    }
+}
+
+/// Covers wanted ranges with the partitions of several tables: earlier tables win, and later ones add whole buckets
+/// of their own where the earlier ones have none.
+pub fn cover(layers: &[Layer<'_>], wanted: &[LocalRange]) -> Cover {
+    let mut usable: Vec<Vec<&Arc<Partition>>> = Vec::with_capacity(layers.len());
+    let mut spans = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let (mut own, mut extents) = (Vec::new(), Vec::new());
+        for partition in layer.table.into_iter().flat_map(|table| table.partitions.values()) {
+            if let Some(extent) = extent(layer, partition).filter(|_| (layer.usable)(partition)) {
+                own.push(partition);
+                extents.push(extent);
+            }
+        }
+        let range = layer.table.and_then(|table| table.state.range);
+        let Layer { nothing_before, nothing_after, .. } = *layer;
+        usable.push(own);
+        spans.push(Span { extents, range, nothing_before, nothing_after });
+    }
+    let (picked, gaps) = assign(&spans, wanted);
+    let partitions = picked.iter().zip(usable).map(|(picked, own)| {
+        let own = picked.iter().filter_map(|at| own.get(*at));
+        own.map(|partition| Arc::clone(partition)).collect()
+    });
+    Cover { partitions: partitions.collect(), gaps }
+}
+
+/// What a layer holds: one extent a partition.
+struct Span {
+    extents: Vec<(i64, i64)>,
+    /// What it is meant to hold.
+    range: Option<Bounds>,
+    nothing_before: bool,
+    nothing_after: bool,
+}
+
+/// The numbers of the extents that are wanted and not held by an earlier layer, and what is left.
+fn assign(layers: &[Span], wanted: &[LocalRange]) -> (Vec<Vec<usize>>, Vec<LocalRange>) {
+    let mut covered: Vec<(i64, i64)> = Vec::new();
+    let mut picked = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let is_new = |(start, end): (i64, i64)| {
+            let asked = wanted.iter().any(|range| overlaps(*range, (start, end)));
+            asked && covered.iter().all(|(from, to)| *to <= start || end <= *from)
+        };
+        let own: Vec<usize> = (0..layer.extents.len()).filter(|at| is_new(layer.extents[*at])).collect();
+        covered.extend(own.iter().map(|at| layer.extents[*at]));
+        picked.push(own);
+    }
+    let ranges = || layers.iter().filter_map(|layer| Some((layer, layer.range?)));
+    if let Some((first, range)) = ranges().min_by_key(|(_, range)| range.start)
+        && first.nothing_before
+    {
+        covered.push((i64::MIN, range.start));
+    }
+    if let Some((last, range)) = ranges().max_by_key(|(_, range)| range.end)
+        && last.nothing_after
+    {
+        covered.push((range.end, i64::MAX));
+    }
+    covered.sort_unstable();
+    (picked, wanted.iter().flat_map(|range| gaps_of(*range, &covered)).collect())
+}
+
+/// The time that a partition holds; none when it is not of the table as it is cut and planned now.
+fn extent(layer: &Layer<'_>, partition: &Partition) -> Option<(i64, i64)> {
+    match (layer.granularity, partition.bucket) {
+        (None, None) => Some((i64::MIN, i64::MAX)),
+        (Some(granularity), Some(bucket)) => {
+            let planned = layer.table?.state.range?;
+            let inside = planned.start <= bucket.start && bucket.end <= planned.end;
+            (inside && bucket_of(granularity, bucket.start) == bucket).then_some((bucket.start, bucket.end))
+        }
+        (None, Some(_)) | (Some(_), None) => None,
+    }
+}
+
+fn overlaps(range: LocalRange, (start, end): (i64, i64)) -> bool {
+    !range.is_empty() && range.start.unwrap_or(i64::MIN) < end && start < range.end.unwrap_or(i64::MAX)
+}
+
+/// The parts of a range outside of sorted, disjoint ones.
+fn gaps_of(range: LocalRange, covered: &[(i64, i64)]) -> Vec<LocalRange> {
+    if range.is_empty() {
+        return Vec::new();
+    }
+    let (mut next, end) = (range.start.unwrap_or(i64::MIN), range.end.unwrap_or(i64::MAX));
+    let open = |at: i64| (at != i64::MIN && at != i64::MAX).then_some(at);
+    let mut gaps = Vec::new();
+    for (from, to) in covered {
+        if *from >= end || next >= end {
+            break;
+        }
+        if next < *from {
+            gaps.push(LocalRange { start: open(next), end: open(*from) });
+        }
+        next = next.max(*to);
+    }
+    if next < end {
+        gaps.push(LocalRange { start: open(next), end: open(end) });
+    }
+    gaps
+}
+
 /// Why a table cannot answer for a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Uncovered {
@@ -36,6 +180,12 @@ pub enum Uncovered {
     /// The wanted range needs a bucket that is not published.
     #[error("its partition from {} has not been built yet", format_local(.0.start))]
     MissingPartition(Bounds),
+    /// Of several tables none holds this part of the wanted range, and the source may have rows there.
+    #[error("none of its partitions holds the time {0}")]
+    Gap(LocalRange),
+    /// The source has, or may have, rows without time, and partitions hold none.
+    #[error("it holds no rows without time, and the source may have some")]
+    Untimed,
     /// The source has, or may have, rows in the wanted range that lie outside the table's.
     #[error("the query needs data outside of its build range, {} to {}", format_local(.0.start), format_local(.0.end))]
     OutsideBuildRange(Bounds),
@@ -179,6 +329,42 @@ mod tests {
         let found = covering(&table, Some(Granularity::Month), wanted("2024-02-10", ""));
         assert_eq!(found, Err(Uncovered::MissingPartition(february)));
         assert_eq!(covering(&table, Some(Granularity::Month), wanted("2025-01-01", "")), Ok(Vec::new()));
+    }
+
+    /// A layer of these months of 2024, planned for them and what lies between.
+    fn months(published: &[i64], [nothing_before, nothing_after]: [bool; 2]) -> Span {
+        let month = |number: i64| at(&format!("2024-{number:02}-01"));
+        let extents: Vec<(i64, i64)> = published.iter().map(|number| (month(*number), month(*number + 1))).collect();
+        let range = extents.first().zip(extents.last()).map(|(first, last)| Bounds { start: first.0, end: last.1 });
+        Span { extents, range, nothing_before, nothing_after }
+    }
+
+    /// The extents taken of each layer, by number, and the gaps.
+    #[track_caller]
+    fn check_layers(layers: &[Span], start: &str, end: &str, expected: &str) {
+        let (picked, gaps) = assign(layers, &[wanted(start, end)]);
+        let gaps: Vec<String> = gaps.iter().map(|gap| gap.to_string().replace("T00:00:00.000", "")).collect();
+        assert_eq!(format!("{picked:?} {}", gaps.join("; ")), expected, "{start} to {end}");
+    }
+
+    #[test]
+    fn earlier_layers_win_and_what_none_holds_is_a_gap() {
+        let open = [false, false];
+        let both = |early: [bool; 2], late: [bool; 2]| [months(&[1, 2], early), months(&[2, 3], late)];
+        check_layers(&both(open, open), "2024-01-10", "2024-03-20", "[[0, 1], [1]] ");
+        check_layers(&[months(&[2, 3], open), months(&[1, 2], open)], "2024-01-10", "2024-03-20", "[[0, 1], [0]] ");
+        check_layers(&both(open, open), "2024-03-05", "2024-03-06", "[[], [1]] ");
+        let outside = "[[0, 1], [1]] before 2024-01-01; from 2024-04-01 on";
+        check_layers(&both(open, open), "", "", outside);
+        check_layers(&both([true, false], [false, true]), "", "", "[[0, 1], [1]] ");
+        // It is the outermost layer that knows of what lies outside.
+        check_layers(&both([false, true], [true, false]), "", "", outside);
+        let holey = || months(&[1, 3], open);
+        check_layers(&[holey()], "2024-01-01", "2024-04-01", "[[0, 1]] from 2024-02-01 to 2024-03-01");
+        check_layers(&[holey(), months(&[2, 3], open)], "2024-01-01", "2024-04-01", "[[0, 1], [0]] ");
+        check_layers(&[holey()], "2024-02-10", "2024-02-10", "[[]] ");
+        check_layers(&[holey()], "2025-01-01", "2025-02-01", "[[]] from 2025-01-01 to 2025-02-01");
+        check_layers(&[], "", "", "[] of all rows");
     }
 
     #[test]

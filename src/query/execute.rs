@@ -11,16 +11,21 @@ use quarry_storage::{FileId, Partition, Snapshot, TableId};
 use quick_cache::sync::Cache;
 
 use super::explain::told;
-use super::lower::{LeafSource, Statement, column_alias, plan_statement, rollup_table};
+use super::lower::{
+    LeafSource, Origins, Statement, column_alias, join_table, plan_statement, rollup_table, union_table,
+};
 use super::plan::{Plan, Shape, plan};
+use super::rest::{gather, rest_columns};
 use super::rollups::Rollups;
 use super::route::{RollupRoute, Route, route};
+use super::scan::{Original, Scan, originals};
 use super::{OutputColumn, Query, QueryError};
 use crate::engine::Engine;
 use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema, tables_catalog};
 use crate::engine::resident::Resident;
-use crate::model::{MemberId, Model, PreaggId};
-use crate::sources::Source;
+use crate::model::{MemberId, Model, PreaggId, PreaggKind};
+use crate::preagg::coverage::LocalRange;
+use crate::sources::{Brought, Source};
 
 /// What queries are answered from.
 #[derive(Debug, Clone)]
@@ -31,6 +36,8 @@ pub struct QueryService {
     pub sources: Arc<BTreeMap<String, Source>>,
     /// `CUBEJS_ROLLUP_ONLY`: never ask a source.
     pub rollup_only: bool,
+    /// Most bytes that the source may add to the rows of rollups.
+    pub rest_bytes: usize,
     /// Columns of stored files, remembered.
     pub schemas: Schemas,
     /// Partitions kept in memory.
@@ -50,6 +57,8 @@ pub struct Answer {
     pub used: Vec<UsedRollup>,
     /// UTC microseconds: the oldest build used; none for an answer from the source (that is: now).
     pub refreshed_at: Option<i64>,
+    /// The times that the source answered for beside rollups, wall clock of the query's zone or UTC.
+    pub from_source: Vec<LocalRange>,
     /// Name of the source.
     pub data_source: String,
     /// Kind of the source.
@@ -63,6 +72,10 @@ pub struct UsedRollup {
     pub preagg: PreaggId,
     /// `cube.rollup`.
     pub id: String,
+    /// As `id`, with `sql_alias` for the rollup's name where it has one.
+    pub logical: String,
+    /// `rollup` or `originalSql`.
+    pub kind: &'static str,
     /// The stored table.
     pub table: TableId,
     /// Whether the definition calls it external.
@@ -86,6 +99,8 @@ pub struct SqlPreview {
     pub used: Vec<UsedRollup>,
     /// Name of the source.
     pub data_source: String,
+    /// Tables that the source fills, by name: the statement of each and its request values.
+    pub from_source: Vec<(String, String, Vec<String>)>,
     /// `(alias, member)` of every column; a time dimension's member has three parts.
     pub aliases: Vec<(String, String)>,
 }
@@ -98,20 +113,19 @@ impl QueryService {
     pub async fn load(&self, rollups: &Rollups, snapshot: &Arc<Snapshot>, query: &Query) -> Result<Answer, QueryError> {
         let planned = self.plan(rollups, snapshot, query)?;
         let statement = planned.statement(rollups, true)?.inlined();
-        let batches = self.run(&planned, statement).await?;
+        // Made once, so that rows and their number are of one state.
+        let tables = self.tables(rollups, &planned).await?;
+        let batches = self.run(&planned, statement, tables.clone()).await?;
         let total = match (query.total, whole_count(query, &batches)) {
             (false, _) => None,
             (true, Some(counted)) => Some(counted),
             (true, None) => {
                 let counting = planned.statement(rollups, false)?.counted().inlined();
-                Some(single_count(&self.run(&planned, counting).await?))
+                Some(single_count(&self.run(&planned, counting, tables).await?))
             }
         };
         let used = planned.used(rollups);
-        let oldest = |rollup: &RollupRoute| {
-            rollup.partitions.iter().map(|partition| partition.built_at).min().unwrap_or(rollup.sample.built_at)
-        };
-        let refreshed_at = planned.rollups().map(|(_, rollup)| oldest(rollup)).min();
+        let refreshed_at = planned.scans().map(Scan::oldest).min();
         let source = planned.source;
         Ok(Answer {
             columns: query.columns(),
@@ -119,6 +133,7 @@ impl QueryService {
             total,
             used,
             refreshed_at,
+            from_source: planned.source_ranges(),
             data_source: planned.data_source,
             db_type: source.db_type(),
         })
@@ -150,69 +165,123 @@ impl QueryService {
         });
         let aliases = aliases.collect();
         let used = planned.used(rollups);
-        Ok(SqlPreview { text, params, used, data_source: planned.data_source, aliases })
+        let mut from_source = Vec::new();
+        for (level, route) in planned.rollups() {
+            if let Some(rest) = &route.rest {
+                let query = planned.level(level);
+                let statement = rollups.rest_statement(route.preagg, route.zone, rest, query)?.checked()?;
+                let (text, params) = statement.bound();
+                from_source.push((rest_table(level), text, params));
+            }
+        }
+        Ok(SqlPreview { text, params, used, from_source, data_source: planned.data_source, aliases })
     }
 
     fn plan(&self, rollups: &Rollups, snapshot: &Snapshot, query: &Query) -> Result<Planned<'_>, QueryError> {
         let model = rollups.model();
         let plan = plan(model, query)?;
-        let data_source = one_data_source(model, &plan)?;
-        let source = self
-            .sources
-            .get(&data_source)
-            .ok_or_else(|| QueryError::Model(format!("data source '{data_source}' is not configured")))?;
-        let routes = self.routes(rollups, snapshot, &plan)?;
-        Ok(Planned { plan, routes, source, data_source })
+        let (routes, looked_at) = self.routes(rollups, snapshot, &plan)?;
+        let by_rollups = routes.iter().all(|route| matches!(route, Route::Rollup(_)));
+        let data_source = if by_rollups { first_data_source(model, &plan) } else { one_data_source(model, &plan)? };
+        let source = self.source(&data_source)?;
+        let rejections = routes.iter().find_map(|route| match route {
+            Route::Source(rejections) => Some(rejections),
+            Route::Rollup(_) => None,
+        });
+        let Some(rejections) = rejections else {
+            return Ok(Planned { plan, routes, originals: Vec::new(), source, data_source });
+        };
+        let (originals, without) = originals(rollups, snapshot, &plan);
+        // What is read from stored rows alone does not reach the source.
+        if self.rollup_only && (originals.is_empty() || !without.is_empty()) {
+            // The first level that no rollup answers is the last one that was looked at.
+            let leaf = plan.leaves().into_iter().nth(looked_at);
+            let explanation = leaf.map(|leaf| told(model, leaf, rejections)).unwrap_or_default();
+            return Err(QueryError::NoRollup { explanation });
+        }
+        Ok(Planned { plan, routes, originals, source, data_source })
     }
 
     /// A rollup for every level, or the source for all of them: an answer that mixes both would mix two states.
-    fn routes(&self, rollups: &Rollups, snapshot: &Snapshot, plan: &Plan) -> Result<Vec<Route>, QueryError> {
+    /// Also gives the number of the level that decided.
+    fn routes(&self, rollups: &Rollups, snapshot: &Snapshot, plan: &Plan) -> Result<(Vec<Route>, usize), QueryError> {
         let mut found = Vec::new();
-        for leaf in plan.leaves() {
+        for (level, leaf) in plan.leaves().into_iter().enumerate() {
             match route(rollups, snapshot, &leaf.query, &leaf.shape)? {
                 Route::Rollup(rollup) => found.push(Route::Rollup(rollup)),
-                Route::Source(rejections) if self.rollup_only => {
-                    return Err(QueryError::NoRollup { explanation: told(rollups.model(), leaf, &rejections) });
-                }
-                Route::Source(rejections) => return Ok(vec![Route::Source(rejections)]),
+                Route::Source(rejections) => return Ok((vec![Route::Source(rejections)], level)),
             }
         }
-        Ok(found)
+        let last = found.len().saturating_sub(1);
+        Ok((found, last))
+    }
+
+    fn source(&self, name: &str) -> Result<&Source, QueryError> {
+        self.sources.get(name).ok_or_else(|| QueryError::Model(format!("data source '{name}' is not configured")))
+    }
+
+    /// The tables that the statements of a plan read, beside those of the source.
+    async fn tables(&self, rollups: &Rollups, planned: &Planned<'_>) -> Result<Brought, QueryError> {
+        let model = rollups.model();
+        let mut tables = Brought::new();
+        for (level, route) in planned.rollups() {
+            for (position, scan) in route.scans.iter().enumerate() {
+                tables.push((scan_table(level, position), self.stored_table(scan).await?));
+            }
+            if let Some(rest) = &route.rest {
+                let statement = rollups.rest_statement(route.preagg, route.zone, rest, planned.level(level))?;
+                let source = self.source(&model.cube(route.preagg.cube).data_source)?;
+                let stream = source.stream_over(statement.checked()?.inlined(), Brought::new()).await?;
+                let like = route.scans.first().map(|scan| self.schemas.of(&scan.sample)).transpose()?;
+                let columns = rest_columns(model, route, like.as_deref());
+                tables.push((rest_table(level), gather(stream, columns, self.rest_bytes).await?));
+            }
+        }
+        for original in &planned.originals {
+            tables.push((original.table_name(model), self.stored_table(&original.scan).await?));
+        }
+        Ok(tables)
     }
 
     /// Runs a statement of a plan where its levels are answered.
-    async fn run(&self, planned: &Planned<'_>, sql: String) -> Result<Vec<RecordBatch>, QueryError> {
-        let mut tables: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
-        for (level, rollup) in planned.rollups() {
-            tables.push((planned.table_name(level), self.rollup_table(rollup).await?));
+    async fn run(&self, planned: &Planned<'_>, sql: String, tables: Brought) -> Result<Vec<RecordBatch>, QueryError> {
+        if planned.rollups().next().is_some() {
+            return Ok(self.engine.collect(sql, tables_catalog(tables)).await?.batches);
         }
-        if tables.is_empty() {
-            return Ok(planned.source.collect(sql).await?.batches);
-        }
-        Ok(self.engine.collect(sql, tables_catalog(tables)).await?.batches)
+        Ok(planned.source.collect_over(sql, tables).await?.batches)
     }
 
-    async fn rollup_table(&self, rollup: &RollupRoute) -> Result<Arc<dyn TableProvider>, QueryError> {
-        // A range without stored rows still needs the columns: the conditions leave nothing of the sample.
-        let pinned =
-            if rollup.partitions.is_empty() { std::slice::from_ref(&rollup.sample) } else { &rollup.partitions };
-        if let Some(table) = self.resident.table(pinned).await? {
-            return Ok(table);
+    async fn stored_table(&self, scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
+        match self.resident.table(scan.pinned()).await? {
+            Some(table) => Ok(table),
+            None => Ok(file_table(scan, self.schemas.of(&scan.sample)?)),
         }
-        let schema = self.schemas.of(&rollup.sample)?;
-        let files = pinned.iter().map(|partition| PartitionFile {
-            path: partition.path.clone(),
-            size_bytes: partition.size_bytes,
-            rows: partition.rows,
-        });
-        Ok(Arc::new(PartitionTable::new(schema, files.collect())))
     }
+}
+
+/// Stored rows as a table over their files.
+///
+/// # Errors
+/// The sample cannot be read.
+pub fn table_of(scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
+    Ok(file_table(scan, read_schema(&scan.sample.path)?))
+}
+
+fn file_table(scan: &Scan, schema: SchemaRef) -> Arc<dyn TableProvider> {
+    let files = scan.pinned().iter().map(|partition| PartitionFile {
+        path: partition.path.clone(),
+        size_bytes: partition.size_bytes,
+        rows: partition.rows,
+    });
+    Arc::new(PartitionTable::new(schema, files.collect()))
 }
 
 /// A query with its routes: a rollup a level, or the source.
 struct Planned<'a> {
     plan: Plan,
     routes: Vec<Route>,
+    /// Stored rows that stand for cubes at the source.
+    originals: Vec<Original>,
     source: &'a Source,
     data_source: String,
 }
@@ -226,45 +295,93 @@ impl Planned<'_> {
         })
     }
 
-    fn table_name(&self, level: usize) -> String {
-        rollup_table(level)
+    /// All stored rows that are read.
+    fn scans(&self) -> impl Iterator<Item = &Scan> {
+        let rollups = self.rollups().flat_map(|(_, rollup)| &rollup.scans);
+        rollups.chain(self.originals.iter().map(|original| &original.scan))
+    }
+
+    /// The times that the source answers for beside rollups.
+    fn source_ranges(&self) -> Vec<LocalRange> {
+        let rests = self.rollups().filter_map(|(_, route)| route.rest.as_ref());
+        rests.flat_map(|rest| rest.ranges.iter().copied()).collect()
+    }
+
+    /// What a level asks.
+    fn level(&self, level: usize) -> &Query {
+        let leaf = self.plan.leaves().into_iter().nth(level);
+        leaf.map_or_else(|| self.plan.query(), |leaf| &leaf.query)
     }
 
     fn statement(&self, rollups: &Rollups, tail: bool) -> Result<Statement, QueryError> {
-        let sources: Vec<LeafSource> = self
+        let model = rollups.model();
+        let leaves: Vec<LeafSource<'_>> = self
             .routes
             .iter()
             .enumerate()
             .map(|(level, route)| match route {
                 Route::Source(_) => LeafSource::Source,
-                Route::Rollup(RollupRoute { preagg, zone, exact, .. }) => {
-                    LeafSource::Rollup { preagg: *preagg, zone: *zone, exact: *exact, table: self.table_name(level) }
-                }
+                Route::Rollup(route) => LeafSource::Rollup {
+                    preagg: rollups.definition(route.preagg),
+                    zone: route.zone,
+                    exact: route.exact,
+                    table: from_text(rollups, level, route),
+                },
             })
             .collect();
-        plan_statement(rollups.model(), &self.plan, &sources, tail).checked()
+        let cubes = self.originals.iter().map(|original| (original.cube, original.sql(model))).collect();
+        plan_statement(model, &self.plan, &Origins { leaves, cubes }, tail).checked()
     }
 
     fn used(&self, rollups: &Rollups) -> Vec<UsedRollup> {
         let model = rollups.model();
         let mut used: Vec<UsedRollup> = Vec::new();
-        for (_, rollup) in self.rollups() {
-            if used.iter().any(|known| known.table == rollup.table) {
+        for scan in self.scans() {
+            if used.iter().any(|known| known.table == scan.table) {
                 continue;
             }
-            let newest = rollup.partitions.iter().map(|partition| partition.built_at).max();
+            let (cube, preagg) = (model.cube(scan.preagg.cube), model.preagg(scan.preagg));
             used.push(UsedRollup {
-                preagg: rollup.preagg,
-                id: format!("{}.{}", model.cube(rollup.preagg.cube).name, model.preagg(rollup.preagg).name),
-                table: rollup.table.clone(),
-                external: model.preagg(rollup.preagg).external,
-                last_updated_at: newest.unwrap_or(rollup.sample.built_at),
-                partitions: rollup.partitions.len(),
-                refresh_keys: rollup.partitions.iter().map(|partition| partition.refresh_key.clone()).collect(),
+                preagg: scan.preagg,
+                id: format!("{}.{}", cube.name, preagg.name),
+                logical: format!("{}.{}", cube.name, preagg.sql_alias.as_ref().unwrap_or(&preagg.name)),
+                kind: if preagg.kind == PreaggKind::OriginalSql { "originalSql" } else { "rollup" },
+                table: scan.table.clone(),
+                external: preagg.external,
+                last_updated_at: scan.newest(),
+                partitions: scan.partitions.len(),
+                refresh_keys: scan.partitions.iter().map(|partition| partition.refresh_key.clone()).collect(),
             });
         }
         used
     }
+}
+
+/// Name of the table of the n-th rollup of a level.
+fn scan_table(level: usize, position: usize) -> String {
+    let table = rollup_table(level);
+    if position == 0 { table } else { format!("{table}_part_{position}") }
+}
+
+/// Name of the table that the source fills for a level.
+fn rest_table(level: usize) -> String {
+    format!("{}_source", rollup_table(level))
+}
+
+/// What stands after FROM for the rows of a level.
+fn from_text(rollups: &Rollups, level: usize, route: &RollupRoute) -> String {
+    let (model, whole) = (rollups.model(), rollups.definition(route.preagg));
+    let tables: Vec<String> = (0..route.scans.len()).map(|position| scan_table(level, position)).collect();
+    if let Some(join) = rollups.joined(route.preagg) {
+        return join_table(model, whole, &join.plan, &tables);
+    }
+    let plain = whole.kind == PreaggKind::Rollup && route.rest.is_none();
+    if let ([table], true) = (tables.as_slice(), plain) {
+        return table.clone();
+    }
+    let stored = route.scans.iter().zip(tables).map(|(scan, table)| (model.preagg(scan.preagg), table));
+    let rest = route.rest.iter().map(|_| (whole, rest_table(level)));
+    union_table(model, whole, &stored.chain(rest).collect::<Vec<_>>())
 }
 
 /// Most files whose columns are remembered.
@@ -292,16 +409,27 @@ impl Schemas {
     }
 }
 
-fn one_data_source(model: &Model, plan: &Plan) -> Result<String, QueryError> {
+/// The names of the sources of a plan, in the order of its cubes.
+fn data_sources<'m>(model: &'m Model, plan: &Plan) -> Vec<&'m str> {
     let mut names: Vec<&str> = Vec::new();
     for leaf in plan.leaves() {
         collect_sources(model, &leaf.shape, &mut names);
     }
-    names.sort_unstable();
-    names.dedup();
     if names.is_empty() {
         names.push("default");
     }
+    names
+}
+
+/// The source that an answer from rollups is said to be of.
+fn first_data_source(model: &Model, plan: &Plan) -> String {
+    data_sources(model, plan).first().copied().unwrap_or("default").to_owned()
+}
+
+fn one_data_source(model: &Model, plan: &Plan) -> Result<String, QueryError> {
+    let mut names = data_sources(model, plan);
+    names.sort_unstable();
+    names.dedup();
     match names.as_slice() {
         [one] => Ok((*one).to_owned()),
         many => Err(QueryError::Model(format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quarry_storage::Snapshot;
 
-use super::lower::{LeafSource, plan_statement};
+use super::lower::{LeafSource, Origins, plan_statement};
 use super::normalize::{Limits, normalize};
 use super::plan::{Leaf, Plan, shape};
 use super::policy::Asker;
@@ -100,7 +100,7 @@ fn check_source(request: &Request, expected: &str) {
     let model = rollups.model();
     let query = query(&rollups, request).expect("a valid request");
     let plan = super::plan::plan(model, &query).expect("cubes that join");
-    assert_eq!(plan_statement(model, &plan, &[], true).bound().0, expected);
+    assert_eq!(plan_statement(model, &plan, &Origins::default(), true).bound().0, expected);
 }
 
 #[track_caller]
@@ -111,8 +111,11 @@ fn check_rollup(request: &Request, zone: Zone, expected: &str) {
     let preagg = model.find_cube("orders").expect("orders").preaggs[0].id;
     let shape = shape(model, &query).expect("cubes that join");
     let plan = Plan::Leaf(Box::new(Leaf { query, shape, merged: false, arguments: false }));
-    let source = LeafSource::Rollup { preagg, zone, exact: false, table: "rollup".to_owned() };
-    assert_eq!(plan_statement(model, &plan, &[source], true).bound().0, expected);
+    let source = LeafSource::Rollup { preagg: model.preagg(preagg), zone, exact: false, table: "rollup".to_owned() };
+    assert_eq!(
+        plan_statement(model, &plan, &Origins { leaves: vec![source], ..Origins::default() }, true).bound().0,
+        expected
+    );
 }
 
 #[track_caller]

@@ -20,10 +20,12 @@ pub mod normalize;
 pub mod plan;
 pub mod policy;
 pub mod request;
+mod rest;
 pub mod rollups;
 pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod scan;
 mod stored_times;
 
 use std::sync::Arc;

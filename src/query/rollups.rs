@@ -6,12 +6,20 @@ use std::sync::{Arc, OnceLock};
 use quarry_storage::{Bounds, TableId};
 
 use super::lineage::Lineage;
-use super::lower::{Output, SourceSelect, key_statement, range_statement, source_statement};
-use super::members::{collect_hints, cubes_of, templates, visit_members};
-use super::plan::{Shape, shape};
-use super::{OutputColumn, Query, QueryError, TimeDimension};
+use super::lower::{
+    CubeTables, Output, SourceSelect, Statement, key_statement, range_statement, rows_statement, source_statement,
+};
+use super::members::{collect_hints, cubes_of, leaves, resolve_alias, templates, visit_members};
+use super::plan::{Shape, members_of, shape};
+use super::route::FromSource;
+use super::scan::Rest;
+use super::{Column, Filter, OutputColumn, Query, QueryError, Test, TimeDimension};
 use crate::model::refresh_key::applied_keys;
-use crate::model::{AppliedKey, CubeId, CubeSource, Diagnostic, MemberId, Model, Part, Preagg, PreaggId, Template};
+use crate::model::rollup_join::{self, RollupJoin};
+use crate::model::{
+    AppliedKey, CubeId, CubeSource, DataType, Diagnostic, DimensionId, MemberId, Model, Part, Preagg, PreaggId,
+    PreaggKind, Template,
+};
 use crate::preagg::layout;
 use crate::time::{TimeRange, Zone};
 
@@ -24,11 +32,24 @@ pub struct CurrentModel {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// A join of rollups as one.
+#[derive(Debug)]
+pub struct Joined {
+    /// The definition, with the measures that its own are computed from.
+    pub whole: Preagg,
+    /// How it is put together.
+    pub plan: RollupJoin,
+    /// The joins of its rows.
+    pub shape: Shape,
+}
+
 /// A model's rollups, made once a model.
 #[derive(Debug)]
 pub struct Rollups {
     model: Arc<Model>,
     plans: BTreeMap<PreaggId, Result<RollupPlan, String>>,
+    joins: BTreeMap<PreaggId, Joined>,
+    from_source: FromSource,
     /// Read when it is first asked for.
     lineage: OnceLock<Lineage>,
 }
@@ -54,7 +75,67 @@ impl Rollups {
     pub fn new(model: Arc<Model>) -> Self {
         let preaggs = model.cubes().iter().flat_map(|cube| &cube.preaggs);
         let plans = preaggs.map(|preagg| (preagg.id, prepare(&model, preagg).map_err(|e| e.to_string()))).collect();
-        Self { model, plans, lineage: OnceLock::new() }
+        let joins = model.cubes().iter().flat_map(|cube| &cube.preaggs).filter_map(|preagg| join_of(&model, preagg));
+        let joins = joins.collect();
+        Self { model, plans, joins, from_source: FromSource::default(), lineage: OnceLock::new() }
+    }
+
+    /// The same, with what the source may add to rollups.
+    pub fn with_source(self, from_source: FromSource) -> Self {
+        Self { from_source, ..self }
+    }
+
+    /// What the source may add to rollups.
+    pub fn from_source(&self) -> FromSource {
+        self.from_source
+    }
+
+    /// The rollups of a join as one; none for other kinds, and where they cannot be joined.
+    pub fn joined(&self, preagg: PreaggId) -> Option<&Joined> {
+        self.joins.get(&preagg)
+    }
+
+    /// What a definition is to its readers: a join also holds what its measures are computed from.
+    pub fn definition(&self, preagg: PreaggId) -> &Preagg {
+        self.joined(preagg).map_or_else(|| self.model.preagg(preagg), |joined| &joined.whole)
+    }
+
+    /// The statement, for the rollup's source, that gives the rows which no partition holds: the definition's columns,
+    /// as [`Rollups::build_sql`]. Conditions of `asked` on stored dimensions are put to it too.
+    ///
+    /// # Errors
+    /// As [`Rollups::table`].
+    pub fn rest_statement(
+        &self,
+        preagg: PreaggId,
+        zone: Zone,
+        rest: &Rest,
+        asked: &Query,
+    ) -> Result<Statement, QueryError> {
+        let plan = self.plan(preagg)?;
+        let definition = self.model.preagg(preagg);
+        let mut query = query_of(definition, zone, None);
+        if let Some(time) = definition.time {
+            let leaf = |test: Test| Filter::Leaf { member: Column::Raw(time.dimension), test };
+            let ranges = rest.ranges.iter().map(|range| leaf(Test::InRange { start: range.start, end: range.end }));
+            query.filters.push(Filter::Or(ranges.chain(rest.untimed.then(|| leaf(Test::NotSet))).collect()));
+        }
+        let model = &self.model;
+        let stored = |id: DimensionId| {
+            definition.dimensions.iter().any(|d| resolve_alias(model, *d) == resolve_alias(model, id))
+        };
+        let pushed = asked.filters.iter().filter(|filter| {
+            members_of(filter).into_iter().all(|column| match column {
+                Column::Dimension(id) | Column::Raw(id) => {
+                    stored(id) && model.dimension(id).data_type != DataType::Time
+                }
+                Column::Segment(_) | Column::FiltersOf(_) => false,
+            })
+        });
+        query.filters.extend(pushed.cloned());
+        let select =
+            SourceSelect { model: &self.model, query: &query, shape: &plan.shape, outputs: &plan.outputs, tail: false };
+        Ok(source_statement(select, &CubeTables::new()))
     }
 
     /// The model.
@@ -75,9 +156,32 @@ impl Rollups {
     /// The stored table of a rollup in a zone.
     ///
     /// # Errors
-    /// The definition cannot be planned (its cubes do not join…).
+    /// The definition cannot be planned (its cubes do not join…), or has no table of its own.
     pub fn table(&self, preagg: PreaggId, zone: Zone) -> Result<TableId, QueryError> {
-        Ok(layout::table_id(&self.model, preagg, zone, &self.plan(preagg)?.definition))
+        let plan = self.plan(preagg)?;
+        if !self.model.preagg(preagg).is_stored() {
+            return Err(QueryError::Model("it has no partitions of its own".to_owned()));
+        }
+        Ok(layout::table_id(&self.model, preagg, self.stored_zone(preagg, zone), &plan.definition))
+    }
+
+    /// The zone that a rollup is stored for when it is built for `zone`: rows that are not grouped are the same in
+    /// every zone, so there is one table of them.
+    pub fn stored_zone(&self, preagg: PreaggId, zone: Zone) -> Zone {
+        match self.model.preagg(preagg).kind {
+            PreaggKind::OriginalSql => Zone::UTC,
+            PreaggKind::Rollup | PreaggKind::Join { .. } | PreaggKind::Lambda { .. } => zone,
+        }
+    }
+
+    /// The stored rows of cubes that a rollup is to be built from (`use_original_sql_pre_aggregations`).
+    pub fn originals_of(&self, preagg: PreaggId) -> Vec<PreaggId> {
+        match self.plan(preagg) {
+            Ok(plan) if self.model.preagg(preagg).use_original_sql => {
+                plan.shape.tree.cubes().filter_map(|cube| original_of(&self.model, cube)).collect()
+            }
+            Ok(_) | Err(_) => Vec::new(),
+        }
     }
 
     /// The joins of the rollup's rows.
@@ -85,20 +189,34 @@ impl Rollups {
     /// # Errors
     /// As [`Rollups::table`].
     pub fn shape(&self, preagg: PreaggId) -> Result<&Shape, QueryError> {
-        Ok(&self.plan(preagg)?.shape)
+        match self.joined(preagg) {
+            Some(joined) => Ok(&joined.shape),
+            None => Ok(&self.plan(preagg)?.shape),
+        }
     }
 
     /// The statement, for the rollup's source, that gives the rows of a partition (of the whole rollup
-    /// when `bucket` is none). Time columns come out as TIMESTAMP without zone, in local time.
+    /// when `bucket` is none). Time columns come out as TIMESTAMP without zone, in local time. `cubes` stand for
+    /// cubes' own SQL.
     ///
     /// # Errors
     /// As [`Rollups::table`].
-    pub fn build_sql(&self, preagg: PreaggId, zone: Zone, bucket: Option<Bounds>) -> Result<String, QueryError> {
+    pub fn build_sql(
+        &self,
+        preagg: PreaggId,
+        zone: Zone,
+        bucket: Option<Bounds>,
+        cubes: &CubeTables,
+    ) -> Result<String, QueryError> {
         let plan = self.plan(preagg)?;
-        let query = query_of(self.model.preagg(preagg), zone, bucket);
+        let definition = self.model.preagg(preagg);
+        let query = query_of(definition, self.stored_zone(preagg, zone), bucket);
+        if definition.kind == PreaggKind::OriginalSql {
+            return Ok(rows_statement(&self.model, preagg.cube, &query).inlined());
+        }
         let select =
             SourceSelect { model: &self.model, query: &query, shape: &plan.shape, outputs: &plan.outputs, tail: false };
-        Ok(source_statement(select).inlined())
+        Ok(source_statement(select, cubes).inlined())
     }
 
     /// The statement that looks at the source's time range: one row of [`RANGE_COLUMNS`]: least and
@@ -116,6 +234,7 @@ impl Rollups {
         let root = plan.shape.tree.root;
         let own = cubes_of(&hints).iter().all(|cube| *cube == root);
         let tree = if own { self.model.join_tree(&[vec![root]])? } else { plan.shape.tree.clone() };
+        let zone = self.stored_zone(preagg, zone);
         Ok(Some(range_statement(&self.model, &tree, time.dimension, zone).inlined()))
     }
 
@@ -140,19 +259,25 @@ impl Rollups {
         zone: Zone,
         bounds: Option<Bounds>,
     ) -> Result<String, QueryError> {
-        let query = query_of(self.model.preagg(preagg), zone, bounds);
+        let query = query_of(self.model.preagg(preagg), self.stored_zone(preagg, zone), bounds);
         Ok(key_statement(&self.model, owner, sql, &query).checked()?.inlined())
     }
 
-    /// Name of the stored time column, if any.
+    /// Name of the stored column of buckets that partitions are cut by, if any.
     pub fn time_column(&self, preagg: PreaggId) -> Option<String> {
-        let time = self.model.preagg(preagg).time?;
+        let preagg = self.model.preagg(preagg);
+        let time = preagg.time.filter(|_| preagg.kind != PreaggKind::OriginalSql)?;
         Some(layout::stored_time_column(&self.model, time))
     }
 
     /// Whether the rollup's SQL depends on the security context, so that it can answer no one.
     pub fn reads_claims(&self, preagg: PreaggId) -> bool {
-        self.plan(preagg).is_ok_and(|plan| plan.reads_claims)
+        let own = |id: PreaggId| self.plan(id).is_ok_and(|plan| plan.reads_claims);
+        own(preagg)
+            || match &self.model.preagg(preagg).kind {
+                PreaggKind::Join { rollups } | PreaggKind::Lambda { rollups, .. } => rollups.iter().any(|id| own(*id)),
+                PreaggKind::Rollup | PreaggKind::OriginalSql => false,
+            }
     }
 
     fn plan(&self, preagg: PreaggId) -> Result<&RollupPlan, QueryError> {
@@ -174,11 +299,33 @@ fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
     let outputs: Vec<Output> = states.collect();
     let select = SourceSelect { model, query: &query, shape: &shape, outputs: &outputs, tail: false };
     let partitioned = preagg.time.and(preagg.partition_granularity).map_or("", |granularity| granularity.as_str());
-    let definition = format!("{partitioned}\n{}", source_statement(select).inlined());
+    let statement = match preagg.kind {
+        PreaggKind::OriginalSql => rows_statement(model, preagg.id.cube, &query),
+        PreaggKind::Rollup | PreaggKind::Join { .. } | PreaggKind::Lambda { .. } => {
+            source_statement(select, &CubeTables::new())
+        }
+    };
+    let definition = format!("{partitioned}\n{}", statement.inlined());
     let reads_claims = reads_claims(model, &query, &shape);
     let cubes: Vec<CubeId> = shape.tree.cubes().collect();
     let keys = applied_keys(model, preagg, &cubes, &mut |_| {});
     Ok(RollupPlan { shape, outputs, definition, reads_claims, keys })
+}
+
+/// A join of rollups as one; none for other kinds, and for one that cannot be planned.
+fn join_of(model: &Model, preagg: &Preagg) -> Option<(PreaggId, Joined)> {
+    let plan = rollup_join::plan(model, preagg).ok()?;
+    let mut whole = preagg.clone();
+    for leaf in preagg.measures.iter().flat_map(|id| leaves(model, *id)) {
+        let stored = |step: &rollup_join::JoinStep| model.preagg(step.rollup).measures.contains(&leaf);
+        if !whole.measures.contains(&leaf) && plan.steps.iter().any(stored) {
+            whole.measures.push(leaf);
+        }
+    }
+    // What no rollup stores is computed, or not there.
+    whole.measures.retain(|id| plan.steps.iter().any(|step| model.preagg(step.rollup).measures.contains(id)));
+    let shape = Shape { tree: plan.tree.clone(), ..shape_of(model, &whole).ok()? };
+    Some((preagg.id, Joined { whole, plan, shape }))
 }
 
 /// The joins of the rows of a rollup that need not be one of the model.
@@ -187,6 +334,12 @@ fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
 /// Its cubes do not join.
 pub(super) fn shape_of(model: &Model, preagg: &Preagg) -> Result<Shape, QueryError> {
     shape(model, &query_of(preagg, Zone::UTC, None))
+}
+
+/// The stored rows of a cube's own SQL; of several the first.
+pub fn original_of(model: &Model, cube: CubeId) -> Option<PreaggId> {
+    let mut preaggs = model.cube(cube).preaggs.iter();
+    preaggs.find(|preagg| preagg.kind == PreaggKind::OriginalSql).map(|preagg| preagg.id)
 }
 
 /// Whether some SQL that a query runs depends on the security context.
@@ -232,10 +385,11 @@ fn reads_claims_through(model: &Model, sql: &Template, depth: usize) -> bool {
 
 /// The rollup's rows as a query.
 fn query_of(preagg: &Preagg, zone: Zone, bucket: Option<Bounds>) -> Query {
+    let rows = preagg.kind == PreaggKind::OriginalSql;
     let mut range = bucket.map(|Bounds { start, end }| TimeRange { start, end });
     let time_dimensions = preagg.times().map(|time| TimeDimension {
         dimension: time.dimension,
-        granularity: Some(time.grain),
+        granularity: (!rows).then_some(time.grain),
         // Of the first one alone.
         range: range.take(),
     });
@@ -245,7 +399,7 @@ fn query_of(preagg: &Preagg, zone: Zone, bucket: Option<Bounds>) -> Query {
         segment_columns: preagg.segments.clone(),
         time_dimensions: time_dimensions.collect(),
         timezone: zone,
-        join_hints: preagg.paths.clone(),
+        join_hints: if rows { vec![vec![preagg.id.cube]] } else { preagg.paths.clone() },
         ..Query::default()
     }
 }

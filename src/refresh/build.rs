@@ -15,7 +15,7 @@ use quarry_storage::{FinishedFile, JobPhase, PartitionKey, PartitionWriter, Prog
 use tokio::sync::mpsc;
 
 use crate::engine::{BatchStream, EngineError};
-use crate::model::{Model, PreaggId};
+use crate::model::{Model, Preagg, PreaggId, PreaggKind};
 use crate::preagg::layout;
 use crate::tasks::blocking;
 
@@ -55,10 +55,28 @@ pub(super) enum BuildError {
     MissingColumn(String),
 }
 
-/// The columns a rollup's files are sorted by: dimensions first, time last, so that a filter on a
-/// dimension skips pages; time is pruned by partition already (`performance.md` §5).
+/// The columns a rollup's files are sorted by: those of its first index; then dimensions first, time last, so
+/// that a filter on a dimension skips pages; time is pruned by partition already (`performance.md` §5).
 pub(super) fn sort_columns(model: &Model, preagg: PreaggId) -> Vec<String> {
     let rollup = model.preagg(preagg);
+    let regular = rollup.indexes.iter().find(|index| !index.aggregate);
+    let index = regular.or(rollup.indexes.first()).map_or(&[][..], |index| index.columns.as_slice());
+    if rollup.kind == PreaggKind::OriginalSql {
+        // Of a cube's rows nothing but these names is known.
+        return index.to_vec();
+    }
+    let groups = group_columns(model, rollup);
+    // An order of sums is of no use to anyone.
+    let mut columns: Vec<String> = index.iter().filter(|column| groups.contains(column)).cloned().collect();
+    for column in groups {
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+    columns
+}
+
+fn group_columns(model: &Model, rollup: &Preagg) -> Vec<String> {
     let dimensions = rollup.dimensions.iter().map(|id| layout::dimension_column(model, *id));
     let segments = rollup.segments.iter().map(|id| layout::segment_column(model, *id));
     let times = rollup.times().map(|time| layout::stored_time_column(model, time));

@@ -74,7 +74,8 @@ impl Probation {
 /// as its tables are unknown then.
 fn current_tables(rollups: &Rollups) -> Option<HashSet<TableId>> {
     let mut current = HashSet::new();
-    for preagg in rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs) {
+    let stored = rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs).filter(|preagg| preagg.is_stored());
+    for preagg in stored {
         for zone in chrono_tz::TZ_VARIANTS {
             current.insert(rollups.table(preagg.id, zone).ok()?);
         }

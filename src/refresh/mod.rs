@@ -11,6 +11,7 @@ mod build;
 mod housekeeping;
 mod jobs;
 mod keys;
+mod originals;
 mod permits;
 mod planning;
 mod posting;
@@ -197,6 +198,8 @@ struct Inner {
     key_errors: KeyErrors,
     permits: Arc<permits::Permits>,
     looks: tokio::sync::Mutex<scheduler::Looks>,
+    /// Held while the rows that a rollup is built from are made ready.
+    originals: tokio::sync::Mutex<()>,
 }
 
 /// By table, why its refresh keys could not be evaluated last.
@@ -260,6 +263,7 @@ impl Refresher {
             options,
             tasks: Tasks::new(),
             pulse: watch::Sender::new(0),
+            originals: tokio::sync::Mutex::new(()),
         });
         for _ in 0..workers.clamp(1, MAX_WORKERS) {
             let shared = Arc::clone(&inner);

@@ -11,9 +11,10 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use quarry_storage::{Bounds, TableId, TableState};
 
+use super::originals::with_originals;
 use super::{RefreshError, RefreshParts, Selection};
 use crate::engine::Batches;
-use crate::model::{Preagg, PreaggId};
+use crate::model::{Preagg, PreaggId, PreaggKind};
 use crate::preagg::partition::{self, TooManyBuckets, bucket_of, buckets_within};
 use crate::query::QueryError;
 use crate::query::rollups::Rollups;
@@ -41,7 +42,7 @@ impl Target {
         Ok(Self {
             preagg: preagg.id,
             path: format!("{}.{}", cube.name, preagg.name),
-            zone,
+            zone: rollups.stored_zone(preagg.id, zone),
             table: rollups.table(preagg.id, zone)?,
             data_source: cube.data_source.clone(),
             granularity: partition::granularity_of(preagg),
@@ -58,9 +59,16 @@ pub(super) fn targets(rollups: &Rollups, selection: &Selection, zones: &[Zone]) 
             if !admits(&selection.cubes, &cube.name) || !admits(&selection.data_sources, &cube.data_source) {
                 continue;
             }
-            for preagg in &cube.preaggs {
-                if admits(&selection.preaggs, &format!("{}.{}", cube.name, preagg.name)) {
-                    found.push(Target::new(rollups, preagg, *zone)?);
+            let selected = cube.preaggs.iter().filter(|preagg| {
+                preagg.is_stored() && admits(&selection.preaggs, &format!("{}.{}", cube.name, preagg.name))
+            });
+            for preagg in selected.flat_map(|preagg| with_originals(rollups, preagg.id)) {
+                let preagg = rollups.model().preagg(preagg);
+                let target = Target::new(rollups, preagg, *zone)?;
+                // The rows of a cube are one table in all zones, and may be wanted by several.
+                let shared = preagg.kind == PreaggKind::OriginalSql;
+                if !shared || !found.iter().any(|known: &Target| known.table == target.table) {
+                    found.push(target);
                 }
             }
         }
@@ -172,11 +180,12 @@ async fn ask(parts: &RefreshParts, rollups: &Rollups, target: &Target) -> Result
     let statement = statement.ok_or_else(|| QueryError::Model(format!("'{}' has no time dimension", target.path)))?;
     let seen = read_times(&source.collect(statement).await.map_err(QueryError::from)?)?;
     let preagg = rollups.model().preagg(target.preagg);
+    let zone = target.zone;
     let given = Given {
-        start: read_given(source, preagg.build_range_start.as_deref(), target.zone).await?,
-        end: read_given(source, preagg.build_range_end.as_deref(), target.zone).await?,
+        start: read_given(source, preagg.build_range_start.as_deref(), zone).await?,
+        end: read_given(source, preagg.build_range_end.as_deref(), zone).await?,
     };
-    let now = utc_to_local(parts.clock.now(), target.zone);
+    let now = utc_to_local(parts.clock.now(), zone);
     Ok(plan_state(granularity, seen, given, now))
 }
 

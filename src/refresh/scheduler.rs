@@ -19,7 +19,7 @@ use super::planning::{self, Target};
 use super::staleness::{Freshness, freshness};
 use super::worker::backoff_name;
 use super::{Inner, RefreshError};
-use crate::model::Preagg;
+use crate::model::{Model, Preagg, PreaggKind};
 use crate::preagg::partition::{bucket_of, buckets_within};
 use crate::query::rollups::Rollups;
 use crate::tasks::blocking;
@@ -143,8 +143,10 @@ async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut
     let pass = Pass { inner, rollups: &rollups, live: &live };
     let mut lists: Vec<VecDeque<NewJob>> = Vec::new();
     for zone in zones {
-        for preagg in rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs) {
-            if !preagg.scheduled_refresh || !preagg.is_stored() {
+        for preagg in in_order(rollups.model()) {
+            // Rows of a cube are one table in all zones.
+            let again = preagg.kind == PreaggKind::OriginalSql && zones.first() != Some(zone);
+            if !preagg.scheduled_refresh || !preagg.is_stored() || again {
                 continue;
             }
             let name = format!("{}.{} {zone}", rollups.model().cube(preagg.id.cube).name, preagg.name);
@@ -176,6 +178,13 @@ fn in_turns<T>(mut lists: Vec<VecDeque<T>>) -> VecDeque<T> {
         all.extend(lists.iter_mut().filter_map(VecDeque::pop_front));
     }
     all
+}
+
+/// All definitions; rows that rollups may be built from come first.
+fn in_order(model: &Model) -> impl Iterator<Item = &Preagg> {
+    let all = || model.cubes().iter().flat_map(|cube| &cube.preaggs);
+    let rows = |preagg: &&Preagg| preagg.kind == PreaggKind::OriginalSql;
+    all().filter(rows).chain(all().filter(move |preagg| !rows(preagg)))
 }
 
 impl Pass<'_> {

@@ -11,6 +11,7 @@ use super::Inner;
 use super::build::{self, BuildError, Layout};
 use super::jobs::Details;
 use super::keys::{Span, timed_out};
+use super::originals::make_ready;
 use super::permits::Permit;
 use super::planning::{Target, find_source};
 use super::staleness::micros;
@@ -28,7 +29,7 @@ const RECORD_TRIES: u32 = 5;
 
 /// Why a partition was not built. The text is what clients see behind `failure: `.
 #[derive(Debug, thiserror::Error)]
-enum WorkError {
+pub(super) enum WorkError {
     /// All its jobs were cancelled, or ended by somebody else.
     #[error("the job was cancelled")]
     Cancelled,
@@ -41,6 +42,9 @@ enum WorkError {
     /// It took too long.
     #[error("{}", timed_out(*.0))]
     TimedOut(Duration),
+    /// What it is built from cannot be planned.
+    #[error(transparent)]
+    Refresh(#[from] super::RefreshError),
     /// No file was written.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -191,18 +195,31 @@ async fn build(
     if target.table != job.partition.table || !is_bucket_of_now {
         return Err(WorkError::Gone);
     }
-    let refresh_key = refresh_key(inner, &rollups, &target, bucket, since).await;
+    build_file(inner, &rollups, &target, (&job.partition, leases, since)).await
+}
+
+/// Builds the file of a partition. With it comes what the refresh keys said, asked after `since` and before the source
+/// was read.
+pub(super) async fn build_file(
+    inner: &Arc<Inner>,
+    rollups: &Rollups,
+    target: &Target,
+    (key, leases, since): (&PartitionKey, &Arc<[Lease]>, i64),
+) -> Result<(FinishedFile, String), WorkError> {
+    let (model, preagg) = (rollups.model(), target.preagg);
+    let refresh_key = refresh_key(inner, rollups, target, key.bucket, since).await;
     let source = find_source(&inner.parts, &target.data_source)?;
-    let statement = rollups.build_sql(preagg, zone, bucket)?;
+    let ready = make_ready(inner, rollups, target, key.bucket).await?;
+    let statement = rollups.build_sql(preagg, target.zone, key.bucket, &ready.cubes(rollups))?;
     let layout = Layout {
-        key: job.partition.clone(),
+        key: key.clone(),
         time_column: rollups.time_column(preagg),
-        bounded: !rollups.model().preagg(preagg).straddles(),
-        sort_by: build::sort_columns(rollups.model(), preagg),
+        bounded: !model.preagg(preagg).straddles(),
+        sort_by: build::sort_columns(model, preagg),
         sort_bytes: inner.options.sort_bytes,
     };
     report(inner, leases, Progress { phase: JobPhase::Querying, ..Progress::default() });
-    let stream = source.stream(statement).await.map_err(BuildError::from)?;
+    let stream = source.stream_over(statement, ready.tables(rollups)?).await.map_err(BuildError::from)?;
     let (shared, held) = (Arc::clone(inner), Arc::clone(leases));
     let written = move |progress| report(&shared, &held, progress);
     Ok((build::write_partition(&inner.parts.store, stream, layout, written).await?, refresh_key))
@@ -256,6 +273,7 @@ fn cause_of(error: &WorkError) -> String {
         | WorkError::Gone
         | WorkError::TimedOut(_)
         | WorkError::Query(_)
+        | WorkError::Refresh(_)
         | WorkError::Build(_)
         | WorkError::Task(_) => error.to_string(),
     };

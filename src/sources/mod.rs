@@ -7,7 +7,16 @@ mod folder;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::catalog::{CatalogProvider, TableProvider};
+
+use crate::engine::partition_table::with_schema;
 use crate::engine::{BatchStream, Batches, Engine, EngineError};
+
+/// Schema of the tables that a statement brings along.
+pub const BROUGHT_SCHEMA: &str = "quarry_stored";
+
+/// Tables that a statement brings along, by their names in [`BROUGHT_SCHEMA`].
+pub type Brought = Vec<(String, Arc<dyn TableProvider>)>;
 
 /// A source of rows that understands SQL.
 #[derive(Debug, Clone)]
@@ -41,18 +50,30 @@ impl Source {
     /// # Errors
     /// See [`EngineError`].
     pub async fn collect(&self, sql: String) -> Result<Batches, EngineError> {
-        match self {
-            Self::Files(catalog, engine) => engine.collect(sql, catalog.provider()).await,
-        }
+        self.collect_over(sql, Vec::new()).await
     }
 
-    /// Starts a statement.
+    /// As [`Source::collect`], with more tables.
     ///
     /// # Errors
     /// See [`EngineError`].
-    pub async fn stream(&self, sql: String) -> Result<BatchStream, EngineError> {
+    pub async fn collect_over(&self, sql: String, tables: Brought) -> Result<Batches, EngineError> {
         match self {
-            Self::Files(catalog, engine) => engine.stream(sql, catalog.provider()).await,
+            Self::Files(catalog, engine) => engine.collect(sql, over(catalog, tables)).await,
         }
     }
+
+    /// Starts a statement, with more tables.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub async fn stream_over(&self, sql: String, tables: Brought) -> Result<BatchStream, EngineError> {
+        match self {
+            Self::Files(catalog, engine) => engine.stream(sql, over(catalog, tables)).await,
+        }
+    }
+}
+
+fn over(catalog: &Arc<files::FileCatalog>, tables: Brought) -> Arc<dyn CatalogProvider> {
+    if tables.is_empty() { catalog.provider() } else { with_schema(catalog.provider(), BROUGHT_SCHEMA, tables) }
 }

@@ -8,7 +8,8 @@ use super::{Item, Viewer};
 use crate::model::refresh_key::Schedule;
 use crate::model::template::FilterColumn;
 use crate::model::{
-    Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, PreaggTime, RefreshKey, Relationship, Template,
+    Cube, CubeId, CubeSource, Join, MemberId, Part, Preagg, PreaggId, PreaggIndex, PreaggKind, PreaggTime, RefreshKey,
+    Relationship, Template,
 };
 
 impl Viewer<'_> {
@@ -42,7 +43,13 @@ impl Viewer<'_> {
         let mut item = Item::default();
         let grain = |time: PreaggTime| json!(self.model.dimension(time.dimension).grain_name(time.grain));
         item.put("name", json!(rollup.name));
-        item.put("type", json!("rollup"));
+        let kind = match rollup.kind {
+            PreaggKind::Rollup => "rollup",
+            PreaggKind::OriginalSql => "originalSql",
+            PreaggKind::Join { .. } => "rollupJoin",
+            PreaggKind::Lambda { .. } => "rollupLambda",
+        };
+        item.put("type", json!(kind));
         item.put("external", json!(rollup.external));
         item.put_given("granularity", rollup.time.map(grain));
         item.put_given("partitionGranularity", rollup.partition_granularity.map(|g| json!(g.as_str())));
@@ -59,6 +66,7 @@ impl Viewer<'_> {
         );
         item.put_given("measureReferences", list(rollup.measures.iter().copied().map(MemberId::Measure).collect()));
         item.put_given("segmentReferences", list(rollup.segments.iter().copied().map(MemberId::Segment).collect()));
+        self.put_kind(rollup, &mut item);
         // Functions, there; only that they are given shows.
         item.put_given("refreshRangeStart", rollup.build_range_start.as_ref().map(|_| json!({})));
         item.put_given("refreshRangeEnd", rollup.build_range_end.as_ref().map(|_| json!({})));
@@ -82,6 +90,28 @@ impl Viewer<'_> {
             RefreshKey::Immutable => item.put("immutable", json!(true)),
         }
         item.finish()
+    }
+
+    /// What belongs to one kind alone, and the indexes.
+    fn put_kind(&self, rollup: &Preagg, item: &mut Item) {
+        let name = |id: &PreaggId| format!("{}.{}", self.model.cube(id.cube).name, self.model.preagg(*id).name);
+        if let PreaggKind::Join { rollups } | PreaggKind::Lambda { rollups, .. } = &rollup.kind {
+            let names: Vec<String> = rollups.iter().map(name).collect();
+            item.put("rollupReferences", json!(format!("[{}]", names.join(", "))));
+        }
+        if let PreaggKind::Lambda { union_with_source: true, .. } = rollup.kind {
+            item.put("unionWithSourceData", json!(true));
+        }
+        if rollup.use_original_sql {
+            item.put("useOriginalSqlPreAggregations", json!(true));
+        }
+        if !rollup.indexes.is_empty() {
+            let index = |index: &PreaggIndex| {
+                let kind = if index.aggregate { "aggregate" } else { "regular" };
+                (index.name.clone(), json!({"columns": index.columns, "type": kind}))
+            };
+            item.put("indexes", rollup.indexes.iter().map(index).collect::<serde_json::Map<_, _>>().into());
+        }
     }
 
     /// A member as its own cube's files would name it.

@@ -9,10 +9,10 @@ use quarry_storage::{Bounds, Snapshot};
 pub use self::mend::{Change, Edit};
 use super::plan::{Leaf, plan};
 use super::rollups::Rollups;
-use super::route::{Candidate, Reason, Rejection, RollupRoute, candidates};
+use super::route::{Candidate, Reason, Rejection, RollupRoute, best, candidates};
 use super::{OutputColumn, Query, QueryError};
-use crate::model::{MemberId, Model, PreaggId};
-use crate::preagg::coverage::Uncovered;
+use crate::model::{MemberId, Model, PreaggId, PreaggKind};
+use crate::preagg::coverage::{LocalRange, Uncovered};
 use crate::time::format_local;
 
 /// How a query is answered: one part a level of its plan.
@@ -48,6 +48,8 @@ pub struct Chosen {
     pub exact: bool,
     /// The buckets of the partitions to read; none for the one partition of a table without.
     pub partitions: Vec<Option<Bounds>>,
+    /// The times that the source answers for.
+    pub from_source: Vec<LocalRange>,
     /// Rows of the whole table.
     pub rows_before: u64,
     /// Rows of the partitions to read.
@@ -89,13 +91,7 @@ pub fn explain(rollups: &Rollups, snapshot: &Snapshot, query: &Query) -> Result<
 fn level(rollups: &Rollups, snapshot: &Snapshot, leaf: &Leaf) -> Level {
     let model = rollups.model();
     let found = candidates(rollups, snapshot, &leaf.query, &leaf.shape);
-    let mut best: Option<&RollupRoute> = None;
-    for route in found.iter().filter_map(|candidate| candidate.found.as_ref().ok()) {
-        if best.is_none_or(|best| route.rows() < best.rows()) {
-            best = Some(route);
-        }
-    }
-    let chosen = best.map(|best| chosen(model, best, &found));
+    let chosen = best(model, &found).map(|best| chosen(model, best, &found));
     let suggestion = if chosen.is_none() { mend::suggestion(model, leaf) } else { None };
     let verdicts = found
         .into_iter()
@@ -113,6 +109,12 @@ fn chosen(model: &Model, best: &RollupRoute, found: &[Candidate]) -> Chosen {
     let next = others.iter().min_by_key(|route| route.rows());
     let why = match next {
         None => "it is the only one that fits".to_owned(),
+        Some(next) if is_part(model, next.preagg, best.preagg) => {
+            format!("it puts {} and others together", model.preagg_path(next.preagg))
+        }
+        Some(next) if next.rest.is_some() && best.rest.is_none() => {
+            format!("it needs nothing of the source, and {} does", model.preagg_path(next.preagg))
+        }
         Some(next) if next.rows() == best.rows() => {
             format!("{} reads as many rows, and is defined later", model.preagg_path(next.preagg))
         }
@@ -125,21 +127,36 @@ fn chosen(model: &Model, best: &RollupRoute, found: &[Candidate]) -> Chosen {
         rollup: model.preagg_path(best.preagg),
         zone: best.zone.name(),
         exact: best.exact,
-        partitions: best.partitions.iter().map(|partition| partition.bucket).collect(),
+        partitions: best.scans.iter().flat_map(|scan| &scan.partitions).map(|partition| partition.bucket).collect(),
+        from_source: best.rest.as_ref().map(|rest| rest.ranges.clone()).unwrap_or_default(),
         rows_before: best.held,
         rows_after: best.rows(),
         why,
     }
 }
 
+/// Whether a rollup is one of those that a lambda is made of.
+fn is_part(model: &Model, rollup: PreaggId, whole: PreaggId) -> bool {
+    matches!(&model.preagg(whole).kind, PreaggKind::Lambda { rollups, .. } if rollups.contains(&rollup))
+}
+
 fn misfit(model: &Model, leaf: &Leaf, preagg: PreaggId, reason: Reason) -> Misfit {
-    let rollup = model.preagg_path(preagg);
+    // What has no partitions of its own is built by building what it is made of.
+    let rollup = match &model.preagg(preagg).kind {
+        PreaggKind::Lambda { rollups, .. } | PreaggKind::Join { rollups } => {
+            rollups.iter().map(|id| model.preagg_path(*id)).collect::<Vec<_>>().join(" ")
+        }
+        PreaggKind::Rollup | PreaggKind::OriginalSql => model.preagg_path(preagg),
+    };
     let remedy = match &reason {
         Reason::Uncovered(Uncovered::NotBuilt) => Some(format!("build it: quarry build {rollup}")),
         Reason::Uncovered(Uncovered::MissingPartition(bucket)) => {
             let day = |micros| format_local(micros).chars().take(10).collect::<String>();
             Some(format!("build it: quarry build {rollup} --from {} --to {}", day(bucket.start), day(bucket.end - 1)))
         }
+        Reason::Uncovered(Uncovered::Gap(_)) => Some(format!(
+            "build what is missing (quarry build {rollup}), or let the source add it: union_with_source_data"
+        )),
         Reason::Uncovered(Uncovered::OutsideBuildRange(_)) => {
             Some("ask for a range inside of its build range, or widen build_range_start and build_range_end".to_owned())
         }
@@ -150,7 +167,8 @@ fn misfit(model: &Model, leaf: &Leaf, preagg: PreaggId, reason: Reason) -> Misfi
         _ => None,
     };
     let of_data = matches!(reason, Reason::Uncovered(_) | Reason::Zone(_));
-    let edits = if of_data { None } else { mend::edits(model, leaf, model.preagg(preagg)) };
+    let is_rollup = model.preagg(preagg).kind == PreaggKind::Rollup;
+    let edits = if of_data || !is_rollup { None } else { mend::edits(model, leaf, model.preagg(preagg)) };
     Misfit { reason, edits, remedy }
 }
 

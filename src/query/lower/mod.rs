@@ -4,6 +4,7 @@
 //! [`Literal`]: kept beside the text, and written either as `$n` (for people, `/v1/sql`) or as a typed,
 //! escaped literal (for the engine).
 
+mod compose;
 mod context;
 mod expr;
 mod filter;
@@ -14,14 +15,20 @@ mod stages;
 mod windows;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
+pub use compose::{join_table, stored_columns, stored_time, union_table};
 pub use key::key_statement;
 pub use rollup::RollupScan;
-pub use source::{Output, SourceSelect, column_alias, range_statement, source_statement};
-pub use stages::{LeafSource, plan_statement, rollup_table};
+pub use source::{Output, SourceSelect, column_alias, range_statement, rows_statement, source_statement};
+pub use stages::{LeafSource, Origins, plan_statement, rollup_table};
 
 use super::Value;
+use crate::model::CubeId;
 use crate::time::from_micros;
+
+/// Tables that stand for cubes' own SQL, as they are written after FROM.
+pub type CubeTables = BTreeMap<CubeId, String>;
 
 /// A constant of a request, typed.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,15 +152,26 @@ impl Statement {
     }
 }
 
+/// A table of a schema, quoted.
+pub fn qualified(schema: &str, table: &str) -> String {
+    format!("{}.{}", quote(schema), quote(table))
+}
+
 /// The literals of a statement under construction.
 #[derive(Debug, Default)]
 struct Literals {
     list: RefCell<Vec<Literal>>,
+    /// Tables that stand for cubes' own SQL.
+    cubes: CubeTables,
     /// The first thing that makes the statement one that must not run.
     fault: RefCell<Option<String>>,
 }
 
 impl Literals {
+    fn over(cubes: &CubeTables) -> Self {
+        Self { cubes: cubes.clone(), ..Self::default() }
+    }
+
     /// A place for the literal in the text; equal literals share a number.
     fn place(&self, literal: Literal) -> String {
         let mut literals = self.list.borrow_mut();

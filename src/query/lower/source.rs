@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::expr::{Base, Scope, sub_query_alias};
 use super::filter::{Tested, in_range, predicate};
 use super::stages::sub_query_sql;
-use super::{Literals, Statement, group_by, quote, same, tail};
+use super::{CubeTables, Literals, Statement, group_by, quote, same, tail};
 use crate::model::cube::CubeSource;
 use crate::model::{CubeId, DataType, DimensionId, JoinTree, MeasureId, Model};
 use crate::preagg::layout::{self, StateColumn};
@@ -64,9 +64,9 @@ pub fn column_alias(model: &Model, column: OutputColumn) -> String {
     }
 }
 
-/// The statement of a query over its source.
-pub fn source_statement(select: SourceSelect<'_>) -> Statement {
-    let literals = Literals::default();
+/// The statement of a query over its source; `cubes` stand for cubes' own SQL.
+pub fn source_statement(select: SourceSelect<'_>, cubes: &CubeTables) -> Statement {
+    let literals = Literals::over(cubes);
     let mut sql = source_sql(select, &literals);
     if select.tail {
         sql.push_str(&tail(select.query));
@@ -95,6 +95,16 @@ pub fn range_statement(model: &Model, tree: &JoinTree, dimension: DimensionId, z
         local("max(\"t\")"),
         from(&scope, tree, &[])
     );
+    Statement::new(sql, literals)
+}
+
+/// A cube's own rows, all their columns, where the query's conditions hold.
+pub fn rows_statement(model: &Model, cube: CubeId, query: &Query) -> Statement {
+    let literals = Literals::default();
+    let never = |_: CubeId| false;
+    let scope = Scope { model, query, literals: &literals, base: Base::Rows { multiplied: &never } };
+    let filters = row_filters(&scope, &|column| tested_column(&scope, column));
+    let sql = format!("SELECT {}.* FROM {}{filters}", scope.alias(cube), table(&scope, cube));
     Statement::new(sql, literals)
 }
 
@@ -260,6 +270,9 @@ pub(super) fn source_text(scope: &Scope<'_>, cube: CubeId) -> String {
         Some(text) => text.to_owned(),
         None => scope.template(cube, template),
     };
+    if let Some(stored) = scope.literals.cubes.get(&cube) {
+        return stored.clone();
+    }
     match &scope.model.cube(cube).source {
         CubeSource::Table(name) => text(name),
         // The line break ends a comment that the text may end in.

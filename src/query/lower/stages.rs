@@ -6,8 +6,8 @@ use super::expr::{Base, Scope, aggregate};
 use super::rollup::{RollupScan, rollup_sql};
 use super::source::{Output, SourceSelect, column_alias, condition, measure_filters, source_sql};
 use super::windows::Rolled;
-use super::{Literals, Statement, group_by, quote, quote_text, same, tail};
-use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, PreaggId};
+use super::{CubeTables, Literals, Statement, group_by, quote, quote_text, same, tail};
+use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, Preagg};
 use crate::preagg::layout::{self, StateColumn};
 use crate::query::members::resolve_alias;
 use crate::query::plan::{Leaf, Node, NodeKind, Plan, Stages, SubQueryPlan};
@@ -15,21 +15,30 @@ use crate::query::{Column, Filter, OutputColumn, Query};
 use crate::time::Zone;
 
 /// Where one level of a plan is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeafSource {
+#[derive(Debug, Clone)]
+pub enum LeafSource<'a> {
     /// From the source's tables.
     Source,
     /// From a rollup.
     Rollup {
         /// The definition.
-        preagg: PreaggId,
+        preagg: &'a Preagg,
         /// The zone that it was built for.
         zone: Zone,
         /// Whether every group of the answer is one stored row.
         exact: bool,
-        /// Name of the table that holds its rows.
+        /// What stands after FROM for its rows.
         table: String,
     },
+}
+
+/// Where a plan is answered.
+#[derive(Debug, Clone, Default)]
+pub struct Origins<'a> {
+    /// Of its levels, in order; those beyond are the source's.
+    pub leaves: Vec<LeafSource<'a>>,
+    /// Tables that stand for cubes' own SQL at the source.
+    pub cubes: CubeTables,
 }
 
 /// Name of the table that the n-th level of a plan reads when it is answered by a rollup.
@@ -37,11 +46,11 @@ pub fn rollup_table(level: usize) -> String {
     if level == 0 { "rollup".to_owned() } else { format!("rollup_{level}") }
 }
 
-/// The statement of a plan; `sources` are those of [`Plan::leaves`], in order; levels beyond them are the source's. `with_tail` says whether `ORDER BY`,
-/// `LIMIT` and `OFFSET` are written.
-pub fn plan_statement(model: &Model, plan: &Plan, sources: &[LeafSource], with_tail: bool) -> Statement {
-    let literals = Literals::default();
-    let mut writer = Writer { model, literals: &literals, sources: sources.iter() };
+/// The statement of a plan, answered from `origins`. `with_tail` says whether `ORDER BY`, `LIMIT` and `OFFSET` are
+/// written.
+pub fn plan_statement(model: &Model, plan: &Plan, origins: &Origins<'_>, with_tail: bool) -> Statement {
+    let literals = Literals::over(&origins.cubes);
+    let mut writer = Writer { model, literals: &literals, sources: origins.leaves.iter() };
     let mut sql = writer.plan(plan);
     if with_tail {
         sql.push_str(&tail(query_of(plan)));
@@ -77,7 +86,7 @@ pub(super) struct Writer<'a, 's> {
     pub(super) model: &'a Model,
     pub(super) literals: &'a Literals,
     /// Of the levels that are still to be written.
-    sources: std::slice::Iter<'s, LeafSource>,
+    sources: std::slice::Iter<'s, LeafSource<'s>>,
 }
 
 impl Writer<'_, '_> {
@@ -101,7 +110,7 @@ impl Writer<'_, '_> {
                 let scan = RollupScan {
                     model,
                     query: &leaf.query,
-                    preagg: model.preagg(*preagg),
+                    preagg,
                     zone: *zone,
                     exact: *exact,
                     table,

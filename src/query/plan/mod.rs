@@ -105,6 +105,14 @@ pub enum NodeKind {
 }
 
 impl Plan {
+    /// The query that it computes.
+    pub fn query(&self) -> &Query {
+        match self {
+            Self::Leaf(leaf) => &leaf.query,
+            Self::Stages(stages) => &stages.query,
+        }
+    }
+
     /// Its levels over joined rows, in order.
     pub fn leaves(&self) -> Vec<&Leaf> {
         match self {

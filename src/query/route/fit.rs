@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::Reason;
 use super::reason::Culprit;
 use crate::model::{
-    AggKind, DataType, DimensionId, DimensionKind, MeasureId, MeasureKind, MemberId, Model, Preagg, PreaggTime,
-    SegmentId,
+    AggKind, DataType, DimensionId, DimensionKind, MeasureId, MeasureKind, MemberId, Model, Preagg, PreaggKind,
+    PreaggTime, SegmentId,
 };
 use crate::preagg::layout::{StateColumn, states};
 use crate::query::members::{Given, is_derivable, is_leaf, is_of_zone, leaves, resolve_alias, resolve_segment};
@@ -190,6 +190,15 @@ impl<'a> Fit<'a> {
     /// Whether no two stored rows fall into one group: every stored grouping member is selected, or pinned
     /// to one value.
     fn is_exact(&self) -> bool {
+        // Rows of a join are told apart by more than it lists.
+        let merged = match &self.preagg.kind {
+            PreaggKind::Join { .. } => true,
+            PreaggKind::Lambda { rollups, .. } => rollups.iter().any(|id| self.model.preagg(*id).straddles()),
+            PreaggKind::Rollup | PreaggKind::OriginalSql => false,
+        };
+        if merged {
+            return false;
+        }
         let mut covered: BTreeSet<DimensionId> =
             self.query.dimensions.iter().map(|id| resolve_alias(self.model, *id)).collect();
         for filter in &self.query.filters {

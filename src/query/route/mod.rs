@@ -4,21 +4,22 @@
 //! of whole stored buckets, and every bucket of it is published. Among those that fit the one with the
 //! fewest rows to read wins, ties go to the earlier definition.
 
+mod compose;
 mod fit;
 mod raw_rows;
 mod reason;
 mod times;
 
-use std::sync::Arc;
+use quarry_storage::Snapshot;
 
-use quarry_storage::{Partition, Snapshot, TableId};
-
+pub use self::compose::FromSource;
 use self::fit::Fit;
 pub use self::reason::{Culprit, Reason};
 use super::plan::{Shape, hints};
 use super::rollups::{Rollups, shape_of};
+use super::scan::{Rest, Scan};
 use super::{Query, QueryError};
-use crate::model::{Model, Preagg, PreaggId};
+use crate::model::{Model, Preagg, PreaggId, PreaggKind};
 use crate::preagg::coverage::Uncovered;
 use crate::time::Zone;
 
@@ -38,12 +39,10 @@ pub struct RollupRoute {
     pub preagg: PreaggId,
     /// The zone that it was built for.
     pub zone: Zone,
-    /// The stored table.
-    pub table: TableId,
-    /// The partitions to read, maybe none.
-    pub partitions: Vec<Arc<Partition>>,
-    /// A published partition to take the columns from.
-    pub sample: Arc<Partition>,
+    /// What is read: one table of a rollup, one a rollup of a lambda or a join.
+    pub scans: Vec<Scan>,
+    /// What the source adds.
+    pub rest: Option<Rest>,
     /// Whether every group of the answer is one stored row.
     pub exact: bool,
     /// Rows of the whole table.
@@ -53,7 +52,7 @@ pub struct RollupRoute {
 impl RollupRoute {
     /// Rows to read.
     pub fn rows(&self) -> u64 {
-        self.partitions.iter().map(|partition| partition.rows).sum()
+        self.scans.iter().flat_map(|scan| &scan.partitions).map(|partition| partition.rows).sum()
     }
 }
 
@@ -84,16 +83,28 @@ pub struct Candidate {
 /// The query itself cannot be planned.
 pub fn route(rollups: &Rollups, snapshot: &Snapshot, query: &Query, shape: &Shape) -> Result<Route, QueryError> {
     let model = rollups.model();
-    let mut best: Option<RollupRoute> = None;
-    let mut rejections = Vec::new();
-    for Candidate { preagg, found } in candidates(rollups, snapshot, query, shape) {
-        match found {
-            Ok(found) if best.as_ref().is_none_or(|best| found.rows() < best.rows()) => best = Some(found),
-            Ok(_) => {}
-            Err(reason) => rejections.push(Rejection { preagg, rollup: model.preagg_path(preagg), reason }),
-        }
+    let candidates = candidates(rollups, snapshot, query, shape);
+    if let Some(best) = best(model, &candidates) {
+        return Ok(Route::Rollup(best.clone()));
     }
-    Ok(best.map_or(Route::Source(rejections), Route::Rollup))
+    let rejected = candidates.into_iter().filter_map(|Candidate { preagg, found }| {
+        let reason = found.err()?;
+        Some(Rejection { preagg, rollup: model.preagg_path(preagg), reason })
+    });
+    Ok(Route::Source(rejected.collect()))
+}
+
+/// The candidate that answers: the fewest rows to read, those first that need nothing of the source; ties go to the
+/// earlier definition. A lambda stands for the rollups that it is made of.
+pub fn best<'c>(model: &Model, candidates: &'c [Candidate]) -> Option<&'c RollupRoute> {
+    let routes = || candidates.iter().filter_map(|candidate| candidate.found.as_ref().ok());
+    let layers = |route: &RollupRoute| match &model.preagg(route.preagg).kind {
+        PreaggKind::Lambda { rollups, .. } => rollups.clone(),
+        PreaggKind::Rollup | PreaggKind::OriginalSql | PreaggKind::Join { .. } => Vec::new(),
+    };
+    let hidden: Vec<PreaggId> = routes().flat_map(layers).collect();
+    let seen = routes().filter(|route| !hidden.contains(&route.preagg));
+    seen.min_by_key(|route| (route.rest.is_some(), route.rows()))
 }
 
 /// Every rollup of the query's cubes, in the order in which ties are decided.
@@ -122,11 +133,20 @@ fn candidate(
     if rollups.reads_claims(preagg.id) {
         return Err(Reason::SecurityContext);
     }
+    if preagg.kind == PreaggKind::OriginalSql {
+        return Err(Reason::Rows);
+    }
+    let (preagg, from_source) = (rollups.definition(preagg.id), rollups.from_source());
     let mut reason: Option<Reason> = None;
     for zone in times::zones(query) {
         let fit = Fit::new(rollups.model(), query, preagg, zone);
-        let found = fit.check(shape, stored).and_then(|exact| fit.find_partitions(rollups, snapshot, exact));
-        let built = |zone| rollups.table(preagg.id, zone).is_ok_and(|id| snapshot.table(&id).is_some());
+        let found = fit.check(shape, stored).and_then(|exact| fit.find_rows(rollups, snapshot, exact, from_source));
+        let stored = match &preagg.kind {
+            PreaggKind::Join { rollups: parts } | PreaggKind::Lambda { rollups: parts, .. } => parts.as_slice(),
+            PreaggKind::Rollup | PreaggKind::OriginalSql => std::slice::from_ref(&preagg.id),
+        };
+        let is_there = |id: &PreaggId, zone| rollups.table(*id, zone).is_ok_and(|id| snapshot.table(&id).is_some());
+        let built = |zone| stored.iter().any(|id| is_there(id, zone));
         match found {
             Ok(found) => return Ok(found),
             // Where only UTC is built, it is UTC that says what is missing.

@@ -115,6 +115,9 @@ pub enum Reason {
     /// What it stores depends on who asks.
     #[error("its SQL depends on the security context")]
     SecurityContext,
+    /// It is of type `original_sql`.
+    #[error("it holds the rows of its cube, which stand for the cube's SQL where no rollup answers")]
+    Rows,
     /// Its definition cannot be planned.
     #[error("its definition is faulty: {0}")]
     Faulty(String),
@@ -137,6 +140,8 @@ impl Reason {
             Self::Uncovered(Uncovered::NotBuilt) => "NOT_BUILT",
             Self::Uncovered(Uncovered::MissingPartition(_)) => "PARTITION_NOT_BUILT",
             Self::Uncovered(Uncovered::OutsideBuildRange(_)) => "OUTSIDE_BUILD_RANGE",
+            Self::Uncovered(Uncovered::Gap(_) | Uncovered::Untimed) => "NOT_COVERED",
+            Self::Rows => "NOT_GROUPED",
             Self::Masked(_) => "MASKED",
             Self::SubQuery(_) => "SUB_QUERY",
             Self::Shifted(_) => "TIME_SHIFT",
@@ -171,6 +176,7 @@ impl Reason {
             | Self::Uncovered(_)
             | Self::Ungrouped(_)
             | Self::SecurityContext
+            | Self::Rows
             | Self::Faulty(_) => None,
         }
     }

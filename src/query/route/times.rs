@@ -12,6 +12,7 @@ use crate::preagg::coverage::{LocalRange, Uncovered, covering};
 use crate::preagg::partition::granularity_of;
 use crate::query::members::resolve_alias;
 use crate::query::rollups::Rollups;
+use crate::query::scan::Scan;
 use crate::query::stored_times::borders;
 use crate::query::{Column, Filter, Query, Shift, Test};
 use crate::time::{Zone, from_micros, local_to_utc, to_micros, utc_to_local};
@@ -119,17 +120,18 @@ impl Fit<'_> {
             }
         }
         partitions.sort_by_key(|partition| partition.bucket.map(|bucket| bucket.start));
-        if !self.times.same_zone() && !self.divides(&partitions) {
+        if !self.times.same_zone() && !self.divides(&partitions, &[]) {
             return Err(self.wrong_zone());
         }
         let sample = partitions.first().or_else(|| table.partitions.values().next()).ok_or(Uncovered::NotBuilt)?;
         let sample = Arc::clone(sample);
         let held = table.partitions.values().map(|partition| partition.rows).sum();
-        Ok(RollupRoute { preagg: self.preagg.id, zone, table: id, partitions, sample, exact, held })
+        let scans = vec![Scan { preagg: self.preagg.id, table: id, partitions, sample }];
+        Ok(RollupRoute { preagg: self.preagg.id, zone, scans, rest: None, exact, held })
     }
 
     /// What must be covered: every row that passes lies in one of these ranges of the partitions' time.
-    fn wanted(&self) -> Vec<LocalRange> {
+    pub(super) fn wanted(&self) -> Vec<LocalRange> {
         let mut wanted = vec![LocalRange::default()];
         let mut narrow = |ranges: Vec<LocalRange>| wanted = intersection(&wanted, &ranges);
         for time in &self.query.time_dimensions {
@@ -187,7 +189,7 @@ impl Fit<'_> {
         LocalRange { start: range.start.map(|at| back(at) - margin), end: range.end.map(|at| back(at) + margin) }
     }
 
-    fn to_stored_zone(&self, wanted: LocalRange) -> LocalRange {
+    pub(super) fn to_stored_zone(&self, wanted: LocalRange) -> LocalRange {
         if self.times.same_zone() {
             return wanted;
         }
@@ -196,8 +198,8 @@ impl Fit<'_> {
     }
 
     /// Whether buckets stored in UTC make up buckets of the query's zone: its offset is a multiple of the
-    /// buckets read, at all times of the partitions read.
-    fn divides(&self, partitions: &[Arc<Partition>]) -> bool {
+    /// buckets read, at all times of the partitions read and at `more` times.
+    pub(super) fn divides(&self, partitions: &[Arc<Partition>], more: &[(i64, i64)]) -> bool {
         debug_assert_eq!(self.zone, Zone::UTC, "only UTC serves other zones");
         let read = self.read.borrow();
         let Some(bucket) = read.iter().filter_map(|time| self.times.divisor(*time)).max() else { return true };
@@ -208,7 +210,7 @@ impl Fit<'_> {
         if !read.iter().all(|time| self.leads(time.dimension)) {
             return false;
         }
-        let bounds = partitions.iter().filter_map(|partition| partition.time_bounds);
+        let bounds = partitions.iter().filter_map(|partition| partition.time_bounds).chain(more.iter().copied());
         let Some((first, last)) = bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else { return true };
         // Offsets change at most a few times a year; no odd one has lasted less than a fortnight since 1970.
         let fortnight = 14 * crate::time::DAY_MICROS;

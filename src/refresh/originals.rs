@@ -1,0 +1,141 @@
+//! What a rollup is built from when that is the stored rows of its cubes (`pre-aggregations.md` §13): they are made
+//! ready first.
+
+use std::sync::Arc;
+
+use quarry_storage::{Gate, JobState, Lease, Publish, Snapshot, StorageError};
+
+use super::Inner;
+use super::planning::{self, Target};
+use super::worker::{WorkError, build_file};
+use crate::model::PreaggId;
+use crate::preagg::partition::buckets_within;
+use crate::query::execute::table_of;
+use crate::query::lower::CubeTables;
+use crate::query::rollups::Rollups;
+use crate::query::scan::{Original, build_range, find_original};
+use crate::sources::Brought;
+use crate::tasks::blocking;
+use crate::time::Zone;
+use quarry_storage::Bounds;
+
+/// Stored rows that a build reads instead of cubes' own SQL.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    originals: Vec<Original>,
+    /// Keep the files that are read.
+    pinned: Vec<Arc<Snapshot>>,
+}
+
+impl Ready {
+    /// What stands for the cubes in the build's statement.
+    pub(super) fn cubes(&self, rollups: &Rollups) -> CubeTables {
+        self.originals.iter().map(|original| (original.cube, original.sql(rollups.model()))).collect()
+    }
+
+    /// The tables that the statement names.
+    pub(super) fn tables(&self, rollups: &Rollups) -> Result<Brought, WorkError> {
+        let table = |original: &Original| Ok((original.table_name(rollups.model()), table_of(&original.scan)?));
+        self.originals.iter().map(table).collect()
+    }
+}
+
+/// The stored rows for a build of a partition: waits for builds of them that are under way, and builds what is not
+/// published. A cube whose stored rows cannot hold what the build needs is read at its source.
+pub(super) async fn make_ready(
+    inner: &Arc<Inner>,
+    rollups: &Rollups,
+    target: &Target,
+    bucket: Option<Bounds>,
+) -> Result<Ready, WorkError> {
+    let mut ready = Ready::default();
+    for original in rollups.originals_of(target.preagg) {
+        let source = Target::new(rollups, rollups.model().preagg(original), Zone::UTC)?;
+        wait_for_running(inner, &source).await?;
+        let wanted = build_range(rollups, target.preagg, original, (target.zone, bucket))?;
+        let mut snapshot = inner.parts.store.snapshot();
+        let mut found = find_original(rollups, &snapshot, original, wanted);
+        if found.is_err() {
+            build_missing(inner, rollups, &source).await?;
+            snapshot = inner.parts.store.snapshot();
+            found = find_original(rollups, &snapshot, original, wanted);
+        }
+        match found {
+            Ok(original) => {
+                ready.originals.push(original);
+                ready.pinned.push(snapshot);
+            }
+            Err(reason) => {
+                tracing::warn!(rollup = target.path, original = source.path, %reason, "the cube's own SQL is read");
+            }
+        }
+    }
+    Ok(ready)
+}
+
+/// Jobs are claimed in the order in which they were posted, those of the rows before those of the rollup: what still
+/// waits in the queue was asked for later.
+async fn wait_for_running(inner: &Inner, source: &Target) -> Result<(), WorkError> {
+    let mut pulse = inner.pulse.subscribe();
+    let stop = inner.tasks.stop_signal();
+    loop {
+        pulse.borrow_and_update();
+        let store = inner.parts.store.clone();
+        let jobs = blocking(move || -> Result<_, StorageError> { store.jobs() }).await?;
+        let running = |job: &quarry_storage::JobRecord| {
+            job.partition.table == source.table && matches!(job.state, JobState::Running)
+        };
+        if stop.is_cancelled() || !jobs.iter().any(running) {
+            return Ok(());
+        }
+        // Losing either arm is harmless: the loop looks at both again.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = pulse.changed() => {}
+        }
+    }
+}
+
+/// Builds and publishes the partitions of a cube's rows that are not published. One build at a time does this: what it
+/// has published the next one finds.
+async fn build_missing(inner: &Arc<Inner>, rollups: &Rollups, source: &Target) -> Result<(), WorkError> {
+    let _alone = inner.originals.lock().await;
+    let seen = planning::look(&inner.parts, rollups, source, inner.options.timeout).await?;
+    let buckets = match (source.granularity, seen.range) {
+        (None, _) => vec![None],
+        (Some(_), None) => Vec::new(),
+        (Some(granularity), Some(range)) => {
+            let buckets = buckets_within(granularity, range, inner.options.max_partitions);
+            let buckets = buckets.map_err(|error| super::RefreshError::too_many(&source.path, error))?;
+            buckets.into_iter().map(Some).collect()
+        }
+    };
+    if source.granularity.is_some() {
+        let (store, table) = (inner.parts.store.clone(), source.table.clone());
+        blocking(move || store.set_table_state(&table, seen)).await?;
+    }
+    // No job asks for it.
+    let nobody: Arc<[Lease]> = Arc::from([]);
+    for bucket in buckets {
+        let key = quarry_storage::PartitionKey { table: source.table.clone(), bucket };
+        let start = bucket.map_or(i64::MIN, |bucket| bucket.start);
+        let snapshot = inner.parts.store.snapshot();
+        let known = snapshot.table(&source.table).and_then(|table| table.partitions.get(&start));
+        if known.is_some_and(|known| known.bucket == bucket) {
+            continue;
+        }
+        let started_at = inner.parts.clock.now();
+        // Boxed: a build may make rows ready, and this is a build.
+        let (file, refresh_key) = Box::pin(build_file(inner, rollups, source, (&key, &nobody, i64::MIN))).await?;
+        let build_ms = u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0);
+        let publish = Publish { key, file, refresh_key, build_ms, jobs: Vec::new(), gate: Gate::Open };
+        let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+        blocking(move || store.publish(publish, clock.now())).await?;
+    }
+    Ok(())
+}
+
+/// A rollup's definition and what must be built before it, in that order: rows first.
+pub(super) fn with_originals(rollups: &Rollups, preagg: PreaggId) -> impl Iterator<Item = PreaggId> {
+    rollups.originals_of(preagg).into_iter().chain([preagg])
+}

@@ -15,6 +15,7 @@ mod events;
 mod faults;
 mod generate;
 mod jobs;
+mod kinds;
 mod languages;
 mod matching;
 mod metadata;

@@ -166,7 +166,8 @@ fn prepare(seed: u64, count: usize) -> (Vec<Place>, Vec<Case>) {
         for _ in 0..A_MODEL {
             cases.extend(Case::new(model, &world, queries::query(&world.model, &mut random)));
         }
-        let server = Server::start(&project);
+        let server = Server::start_with_jobs(&project);
+        server.build(&json!({"contexts": [{"securityContext": {}}], "timezones": ["UTC"]}));
         places.push(Place { world, project, server });
     }
     cases.truncate(count);

@@ -174,8 +174,12 @@ impl Model {
     /// The model file.
     pub(crate) fn yaml(&self) -> String {
         let mut out = String::from("cubes:\n");
-        for cube in &self.cubes {
+        for (position, cube) in self.cubes.iter().enumerate() {
             let _ = writeln!(out, "  - name: {}\n    sql_table: {}", cube.name, cube.name);
+            // Of every second cube the rows are stored, and stand for its table.
+            if position % 2 == 0 {
+                out.push_str("    pre_aggregations:\n      - { name: stored_rows, type: original_sql }\n");
+            }
             self.write_joins(&mut out, cube);
             write_dimensions(&mut out, cube);
             write_measures(&mut out, cube);

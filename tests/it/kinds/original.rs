@@ -1,0 +1,153 @@
+//! `original_sql`: the rows of a cube, stored, stand for its SQL (`pre-aggregations.md` §13, trap T32).
+
+use serde_json::{Value, json};
+
+use super::{orders, project, queries, rows, select, start, used};
+use crate::server::Server;
+
+const RAW: &str = "    pre_aggregations:
+      - {name: raw, type: original_sql, time_dimension: at, partition_granularity: month}
+";
+const RAW_AND_DAILY: &str = "    pre_aggregations:
+      - {name: daily, measures: [count, revenue, most, mean], dimensions: [status, users.city], time_dimension: at,
+         granularity: day, partition_granularity: month, use_original_sql_pre_aggregations: true}
+      - {name: raw, type: original_sql, time_dimension: at, partition_granularity: month, indexes: [{name: s, columns: [status]}]}
+";
+
+fn all_rows(server: &Server, queries: &[Value]) -> Vec<Vec<String>> {
+    queries.iter().map(|query| rows(server, query)).collect()
+}
+
+#[test]
+fn stored_rows_answer_as_the_source_did_when_they_were_built() {
+    let project = project(RAW, "");
+    let server = start(&project, &[]);
+    let queries = queries();
+    let more = [
+        json!({"measures": ["orders.buyers", "users.credit"], "dimensions": ["orders.status"]}),
+        json!({"measures": ["orders.count"], "timezone": "America/Los_Angeles", "timeDimensions": [
+            {"dimension": "orders.at", "granularity": "hour", "dateRange": ["2024-01-30", "2024-02-02"]}]}),
+        json!({"measures": ["orders.count"], "dimensions": ["orders.id", "orders.at"], "ungrouped": true}),
+    ];
+    let queries: Vec<Value> = queries.into_iter().chain(more).collect();
+    let from_source = all_rows(&server, &queries);
+    assert_eq!(server.build(&select(&["orders.raw"], &json!({}))), 3, "one partition a month");
+    // Two zones want the same rows: one table.
+    let zones = json!({"timezones": ["UTC", "Asia/Tokyo"]});
+    assert_eq!(server.post_jobs(&select(&["orders.raw"], &zones)).len(), 3);
+    for (query, expected) in queries.iter().zip(&from_source) {
+        assert_eq!(used(&server, query), ["orders.raw originalSql"], "{query}");
+        assert_eq!(&rows(&server, query), expected, "{query}");
+    }
+    // What changes in the source shows when the rows are built again, and not before.
+    project.write("data/orders.csv", &orders(200, 3));
+    assert_eq!(all_rows(&server, &queries), from_source);
+    server.build(&select(&["orders.raw"], &json!({})));
+    let total = |server: &Server| server.rows(&json!({"measures": ["orders.revenue"]}))[0]["orders.revenue"].clone();
+    let before: f64 = 3.0 * sum(1);
+    assert_eq!(total(&server).as_str().and_then(|text| text.parse::<f64>().ok()), Some(before));
+    server.assert_alive();
+}
+
+/// The sum of all amounts.
+fn sum(factor: usize) -> f64 {
+    orders(200, factor).lines().skip(1).filter_map(|line| line.split(',').nth(3)?.parse::<f64>().ok()).sum()
+}
+
+#[test]
+fn rows_that_are_not_all_published_are_not_used() {
+    let server = start(&project(RAW, ""), &[]);
+    let query = json!({"measures": ["orders.count"]});
+    let february = json!({"dateRange": ["2024-02-01", "2024-02-28"]});
+    assert_eq!(server.build(&select(&["orders.raw"], &february)), 1);
+    assert!(used(&server, &query).is_empty(), "two months are missing");
+    assert_eq!(server.rows(&query)[0]["orders.count"], json!("200"));
+    assert_eq!(server.build(&select(&["orders.raw"], &json!({}))), 3);
+    assert_eq!(used(&server, &query), ["orders.raw originalSql"]);
+}
+
+#[test]
+fn rollups_are_built_from_stored_rows_that_are_made_ready_first() {
+    let project = project(RAW_AND_DAILY, "");
+    let server = start(&project, &[]);
+    let queries = queries();
+    let from_source = all_rows(&server, &queries);
+    // Rows first, then the rollup, for each month.
+    let tokens = server.post_jobs(&select(&["orders.daily"], &json!({})));
+    let entries = server.job_entries(&tokens);
+    let names: Vec<&str> =
+        entries.iter().map(|entry| entry["selector"]["preAggregations"][0].as_str().expect("a name")).collect();
+    assert_eq!(names, ["orders.raw", "orders.raw", "orders.raw", "orders.daily", "orders.daily", "orders.daily"]);
+    assert_eq!(server.wait_jobs(&tokens), ["done"; 6]);
+    for (query, expected) in queries.iter().zip(&from_source) {
+        let used = used(&server, query);
+        assert!(used == ["orders.daily rollup"] || used == ["orders.raw originalSql"], "{query} used {used:?}");
+        assert_eq!(&rows(&server, query), expected, "{query}");
+    }
+    assert_eq!(used(&server, &queries[1]), ["orders.daily rollup"]);
+    server.assert_alive();
+}
+
+#[test]
+fn a_rollup_without_its_rows_builds_them() {
+    let project =
+        project(&RAW_AND_DAILY.replace("type: original_sql,", "type: original_sql, scheduled_refresh: false,"), "");
+    // The scheduler builds the rollup alone, and what it is built from.
+    let settings = [("CUBEJS_REFRESH_WORKER", "true")];
+    let server = start(&project, &settings);
+    let query = json!({"measures": ["orders.count"], "dimensions": ["orders.status"]});
+    crate::server::wait_until("the rollup", std::time::Duration::from_secs(120), || {
+        (used(&server, &query) == ["orders.daily rollup"]).then_some(())
+    });
+    assert_eq!(used(&server, &json!({"measures": ["orders.buyers"]})), ["orders.raw originalSql"]);
+    server.assert_alive();
+}
+
+#[test]
+fn a_rollup_is_built_from_the_stored_rows_and_not_from_the_source() {
+    let project = project(RAW_AND_DAILY, "");
+    let server = start(&project, &[]);
+    server.build(&select(&["orders.raw"], &json!({})));
+    server.kill();
+    project.write("data/orders.csv", &orders(200, 5));
+    // The rows are fresh for an hour; the scheduler finds the rollup missing.
+    let server = start(&project, &[("CUBEJS_REFRESH_WORKER", "true")]);
+    let query = json!({"measures": ["orders.revenue"]});
+    crate::server::wait_until("the rollup", std::time::Duration::from_secs(120), || {
+        (used(&server, &query) == ["orders.daily rollup"]).then_some(())
+    });
+    let revenue = server.rows(&query)[0]["orders.revenue"].as_str().and_then(|text| text.parse::<f64>().ok());
+    assert_eq!(revenue, Some(sum(1)));
+}
+
+#[test]
+fn rollup_only_mode_is_content_with_stored_rows_alone() {
+    let server = start(&project(RAW, ""), &[("CUBEJS_ROLLUP_ONLY", "true")]);
+    let alone = json!({"measures": ["orders.count"]});
+    let joined = json!({"measures": ["orders.count"], "dimensions": ["users.city"]});
+    for query in [&alone, &joined] {
+        let reply = server.ask(query);
+        assert_eq!(reply.status, 400, "{}", reply.body);
+        assert!(
+            reply.error().contains("No pre-aggregation table has been built for this query yet."),
+            "{}",
+            reply.body
+        );
+    }
+    server.build(&select(&["orders.raw"], &json!({})));
+    assert_eq!(server.rows(&alone)[0]["orders.count"], json!("200"));
+    // The other cube would have to be asked at its source.
+    let reply = server.ask(&joined);
+    assert_eq!(reply.status, 400, "{}", reply.body);
+    assert!(reply.error().contains("orders.raw"), "{}", reply.body);
+}
+
+#[test]
+fn a_name_of_its_own_shows_in_the_names_of_tables() {
+    let more = RAW.replace("name: raw,", "name: raw, sql_alias: rows,");
+    let server = start(&project(&more, ""), &[]);
+    server.build(&select(&["orders.raw"], &json!({})));
+    let answer = server.load(&json!({"measures": ["orders.count"]}));
+    let names: Vec<&String> = answer["usedPreAggregations"].as_object().expect("used").keys().collect();
+    assert_eq!(names, ["prod_pre_aggregations.orders_rows"]);
+}

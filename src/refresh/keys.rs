@@ -207,7 +207,7 @@ fn time_value(key: &TimeKey, zone: Zone, span: Span, now: i64) -> Option<i64> {
 
 async fn collect_rows(source: &Source, statement: String) -> Result<Value, KeyError> {
     let fault = |error: EngineError| KeyError(error.to_string());
-    let mut stream = source.stream(statement).await.map_err(fault)?;
+    let mut stream = source.stream_over(statement, Vec::new()).await.map_err(fault)?;
     let mut rows = Vec::new();
     while let Some(batch) = stream.batches.next().await {
         let batch = batch.map_err(fault)?;

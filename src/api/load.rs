@@ -60,7 +60,7 @@ pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>
         .zip(explanations)
         .map(|((Normalized { query, echo }, answer), explanation)| ResultFrame {
             head: head(parts, call, &Answered { model: &model, query: &query, echo: &echo, answer: &answer, now }),
-            tail: tail(&answer, snapshot.id().get(), explanation),
+            tail: tail(&answer, snapshot.id().get(), estimates(&model, &query), explanation),
             keys: row_keys(&model, &query, &echo, question.kind),
             echo,
             answer,
@@ -191,9 +191,9 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
     head
 }
 
-/// Our own additions: the state that was read, and how much of it, where rollups were; the explanation where it is
-/// wanted.
-fn tail(answer: &Answer, snapshot: u64, explanation: Option<Value>) -> Map<String, Value> {
+/// Our own additions: the state that was read, and how much of it, where rollups were; the measures that are estimates,
+/// wherever they come from; the explanation where it is wanted.
+fn tail(answer: &Answer, snapshot: u64, estimates: Vec<String>, explanation: Option<Value>) -> Map<String, Value> {
     let mut own = Map::new();
     if !answer.used.is_empty() {
         let partitions: usize = answer.used.iter().map(|used| used.partitions).sum();
@@ -204,12 +204,20 @@ fn tail(answer: &Answer, snapshot: u64, explanation: Option<Value>) -> Map<Strin
             own.insert("fromSource".to_owned(), ranges.collect());
         }
     }
+    if !estimates.is_empty() {
+        own.insert("approximate".to_owned(), json!(estimates));
+    }
     own.extend(explanation.map(|explanation| ("explain".to_owned(), explanation)));
     let mut tail = Map::new();
     if !own.is_empty() {
         tail.insert("quarry".to_owned(), Value::Object(own));
     }
     tail
+}
+
+/// Names of the selected measures that are estimates.
+fn estimates(model: &Model, query: &Query) -> Vec<String> {
+    query.approximate(model).into_iter().map(|id| model.path_of(MemberId::Measure(id))).collect()
 }
 
 /// An entry of `usedPreAggregations` (§5.12): the logical table's name, and what is known of it.

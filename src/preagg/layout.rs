@@ -20,6 +20,10 @@ pub enum StateColumn {
     Min,
     /// Greatest value; merges by maximum.
     Max,
+    /// Set of distinct values; merges by union.
+    Distinct,
+    /// Sketch of a number of distinct values; merges by union.
+    Sketch,
     /// A finished value that cannot be merged: usable only where no rows are put together.
     Value,
 }
@@ -33,7 +37,8 @@ pub fn states(kind: &MeasureKind) -> &'static [StateColumn] {
             AggKind::Min => &[StateColumn::Min],
             AggKind::Max => &[StateColumn::Max],
             AggKind::Avg => &[StateColumn::Sum, StateColumn::Count],
-            AggKind::CountDistinct | AggKind::CountDistinctApprox => &[StateColumn::Value],
+            AggKind::CountDistinct => &[StateColumn::Distinct],
+            AggKind::CountDistinctApprox => &[StateColumn::Sketch],
         },
         MeasureKind::Calculated { .. } | MeasureKind::Rank(_) | MeasureKind::Switch(_) => &[StateColumn::Value],
     }

@@ -37,12 +37,14 @@ cubes:
       - {name: total, sql: amount, type: sum}
       - {name: mean, sql: amount, type: avg}
       - {name: buyers, sql: user_id, type: count_distinct}
+      - {name: about, sql: user_id, type: count_distinct_approx}
+      - {name: median, sql: "median({CUBE}.amount)", type: number}
       - {name: share, sql: "{paid} * 100.0 / NULLIF({count}, 0)", type: number}
     segments:
       - {name: big, sql: "{CUBE}.amount > 100"}
     pre_aggregations:
       - name: daily
-        measures: [count, paid, total, mean, buyers]
+        measures: [count, paid, total, mean, buyers, about, median]
         dimensions: [status, users.city]
         time_dimension: at
         granularity: day
@@ -197,6 +199,23 @@ fn a_rollup_merges_states_and_then_evaluates() {
 }
 
 #[test]
+fn distinct_counts_are_read_from_states() {
+    check_rollup(
+        &request(&["orders.buyers", "orders.about"], &["orders.status"]),
+        Zone::UTC,
+        "SELECT \"orders__status\" AS \"orders__status\", distinct_count(\"orders__buyers\") AS \"orders__buyers\", \
+         hll_count(\"orders__about\") AS \"orders__about\" FROM rollup GROUP BY 1 \
+         ORDER BY 2 DESC NULLS FIRST LIMIT 100",
+    );
+    let rollups = rollups();
+    let daily = rollups.model().find_cube("orders").expect("orders").preaggs[0].id;
+    let built = rollups.build_sql(daily, Zone::UTC, None).expect("a plannable rollup");
+    for state in ["distinct_set(\"orders\".user_id)", "hll_sketch(\"orders\".user_id)"] {
+        assert!(built.contains(state), "{built}");
+    }
+}
+
+#[test]
 fn the_first_broken_rule_is_told() {
     let day = ["2024-01-01", "2024-01-31"];
     check_reason(&request(&["orders.total"], &["orders.note"]), "orders.daily: dimension orders.note is not stored");
@@ -213,8 +232,8 @@ fn the_first_broken_rule_is_told() {
         "orders.daily: the range of orders.at is not made of whole buckets of a day",
     );
     check_reason(
-        &request(&["orders.buyers"], &["orders.status"]),
-        "orders.daily: measure orders.buyers cannot be merged, and the query is coarser than the rollup",
+        &request(&["orders.median"], &["orders.status"]),
+        "orders.daily: measure orders.median cannot be merged, and the query is coarser than the rollup",
     );
     check_reason(
         &request(&["orders.total", "users.balance"], &[]),

@@ -30,7 +30,9 @@ mod stored_times;
 
 use std::sync::Arc;
 
-use crate::model::{CubeId, DimensionId, Grain, Hint, MeasureId, MemberId, SegmentId, Template};
+use crate::model::{
+    AggKind, CubeId, DimensionId, Grain, Hint, MeasureId, MeasureKind, MemberId, Model, SegmentId, Template,
+};
 use crate::time::{Interval, TimeRange, Zone};
 
 /// A resolved, valid question about one [`crate::model::Model`].
@@ -271,6 +273,21 @@ impl Query {
         let mut columns: Vec<OutputColumn> = self.group_columns();
         columns.extend(self.measures.iter().map(|id| OutputColumn::Measure(*id)));
         columns
+    }
+
+    /// The selected measures whose values are estimates.
+    pub fn approximate(&self, model: &Model) -> Vec<MeasureId> {
+        let estimates = |id: &MeasureId| {
+            let mut found = false;
+            members::visit_members(model, MemberId::Measure(*id), &mut |member| {
+                if let MemberId::Measure(inner) = member {
+                    let kind = &model.measure(inner).kind;
+                    found |= matches!(kind, MeasureKind::Aggregate { agg: AggKind::CountDistinctApprox, .. });
+                }
+            });
+            found
+        };
+        self.measures.iter().copied().filter(estimates).collect()
     }
 
     /// The dimensions of [`Query::group_columns`], with their granularities.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, RecordBatch};
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
@@ -14,6 +14,7 @@ use futures::StreamExt as _;
 use quarry_storage::{FinishedFile, JobPhase, PartitionKey, PartitionWriter, Progress, StorageError, Store};
 use tokio::sync::mpsc;
 
+use crate::engine::functions::states::STATE_KEY;
 use crate::engine::{BatchStream, EngineError};
 use crate::model::{Model, Preagg, PreaggId, PreaggKind};
 use crate::preagg::layout;
@@ -183,6 +184,12 @@ impl Sorter {
 
     /// Takes rows of the source's columns.
     fn push(&mut self, batch: &RecordBatch) -> Result<(), BuildError> {
+        let rows = batch.num_rows();
+        if rows > 1 && wide_bytes(batch) > SORT_BYTES {
+            // Stored columns count their bytes in 31 bits.
+            self.push(&batch.slice(0, rows / 2))?;
+            return self.push(&batch.slice(rows / 2, rows - rows / 2));
+        }
         let columns = batch.columns().iter().zip(self.schema.fields());
         let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
@@ -215,12 +222,19 @@ impl Sorter {
     }
 }
 
+/// Bytes of the columns of views, which count them in more than 31 bits.
+fn wide_bytes(batch: &RecordBatch) -> usize {
+    let views = batch.columns().iter().filter_map(|column| column.as_binary_view_opt());
+    views.flat_map(|column| column.lengths()).map(|length| length as usize).sum()
+}
+
 fn size_of(batch: &RecordBatch) -> Result<usize, ArrowError> {
     batch.columns().iter().map(|column| column.to_data().get_slice_memory_size()).sum()
 }
 
-/// The columns as stored: no views, dictionaries or metadata of the source's making; all nullable, so
-/// that every partition of a table has one schema; the time column in microseconds, as its bounds are.
+/// The columns as stored: no views, dictionaries or metadata of the source's making, but what says of which kind
+/// stored states are; all nullable, so that every partition of a table has one schema; the time column in
+/// microseconds, as its bounds are.
 fn plain_schema(source: &Schema, time_column: Option<&str>) -> SchemaRef {
     let plain = |field: &Arc<Field>| {
         let data_type = if time_column == Some(field.name().as_str()) {
@@ -228,7 +242,8 @@ fn plain_schema(source: &Schema, time_column: Option<&str>) -> SchemaRef {
         } else {
             plain_type(field.data_type())
         };
-        Field::new(field.name(), data_type, true)
+        let state = field.metadata().get(STATE_KEY).map(|kind| (STATE_KEY.to_owned(), kind.clone()));
+        Field::new(field.name(), data_type, true).with_metadata(state.into_iter().collect())
     };
     Arc::new(Schema::new(source.fields().iter().map(plain).collect::<Vec<_>>()))
 }
@@ -244,9 +259,7 @@ fn plain_type(source: &DataType) -> DataType {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{
-        ArrayRef, AsArray as _, DictionaryArray, Int64Array, StringArray, StringViewArray, TimestampNanosecondArray,
-    };
+    use arrow::array::{ArrayRef, DictionaryArray, Int64Array, StringArray, StringViewArray, TimestampNanosecondArray};
     use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
     use quarry_storage::{Bounds, Gate, Publish, StoreOptions, TableId};
 

@@ -82,6 +82,11 @@ const ROLLUPS: [Family; 7] = [
             "orders.mean",
             "orders.returned",
             "orders.returned_share",
+            "orders.buyers",
+            "orders.buyers_about",
+            "orders.amounts",
+            "orders.names_of_returned",
+            "orders.count_per_buyer",
         ],
         dimensions: &["orders.status", "customers.city", "customers.vip"],
         segments: &["orders.big"],
@@ -90,7 +95,7 @@ const ROLLUPS: [Family; 7] = [
         any_filter: false,
     },
     Family {
-        measures: &["orders.count", "orders.total"],
+        measures: &["orders.count", "orders.total", "orders.buyers", "orders.moments", "orders.count_per_buyer"],
         dimensions: &["orders.status"],
         segments: &[],
         times: &["orders.created_at"],
@@ -106,7 +111,14 @@ const ROLLUPS: [Family; 7] = [
         any_filter: false,
     },
     Family {
-        measures: &["orders.count", "orders.total", "orders.least", "orders.mean"],
+        measures: &[
+            "orders.count",
+            "orders.total",
+            "orders.least",
+            "orders.mean",
+            "orders.buyers",
+            "orders.buyers_about",
+        ],
         dimensions: &["orders.status"],
         segments: &["orders.big", "orders.odd"],
         times: &[],
@@ -121,6 +133,10 @@ const ROLLUPS: [Family; 7] = [
             "line_items.mean_price",
             "line_items.highest_price",
             "line_items.refunds",
+            "line_items.products_sold",
+            "line_items.categories",
+            "line_items.weights",
+            "line_items.statuses_about",
         ],
         dimensions: &["products.category", "line_items.gift"],
         segments: &["line_items.refunded"],
@@ -129,7 +145,13 @@ const ROLLUPS: [Family; 7] = [
         any_filter: false,
     },
     Family {
-        measures: &["line_items.count", "line_items.revenue", "line_items.quantity_sum"],
+        measures: &[
+            "line_items.count",
+            "line_items.revenue",
+            "line_items.quantity_sum",
+            "line_items.products_sold",
+            "orders.buyers",
+        ],
         dimensions: &["products.name", "products.category", "orders.status"],
         segments: &[],
         times: &[],
@@ -137,7 +159,14 @@ const ROLLUPS: [Family; 7] = [
         any_filter: false,
     },
     Family {
-        measures: &["customers.count", "customers.balance", "customers.lowest", "customers.greatest_account"],
+        measures: &[
+            "customers.count",
+            "customers.balance",
+            "customers.lowest",
+            "customers.greatest_account",
+            "customers.cities",
+            "customers.kinds_of_vip",
+        ],
         dimensions: &["customers.city", "customers.vip", "customers.mood"],
         segments: &["customers.debtors"],
         times: &[],
@@ -149,7 +178,7 @@ const ROLLUPS: [Family; 7] = [
 /// Wider questions: every join, and fan-out in both directions.
 const FAMILIES: [Family; 5] = [
     Family {
-        measures: &["orders.count", "orders.total", "orders.mean", "orders.buyers", "orders.returned_share"],
+        measures: &["orders.count", "orders.total", "orders.mean", "orders.buyers_about", "orders.returned_share"],
         dimensions: &[
             "orders.status",
             "customers.city",

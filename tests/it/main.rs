@@ -26,6 +26,7 @@ mod recorded;
 mod refresh;
 mod sequences;
 mod server;
+mod states;
 mod tables;
 mod tpch;
 

@@ -10,7 +10,20 @@ use crate::server::{Project, Server, environment};
 const CASES: usize = 400;
 const SEED: u64 = 42;
 /// Measures that divide: equal up to rounding.
-const DIVIDED: [&str; 4] = ["orders.mean", "orders.returned_share", "line_items.mean_price", "products.mean_weight"];
+const DIVIDED: [&str; 5] =
+    ["orders.mean", "orders.returned_share", "orders.count_per_buyer", "line_items.mean_price", "products.mean_weight"];
+/// Measures of which rollups store sets or sketches.
+const DISTINCT: [&str; 9] = [
+    "orders.buyers",
+    "orders.buyers_about",
+    "orders.amounts",
+    "orders.moments",
+    "orders.names_of_returned",
+    "line_items.products_sold",
+    "line_items.weights",
+    "line_items.statuses_about",
+    "customers.cities",
+];
 
 /// The project with data of a seed.
 pub(crate) fn property_project(seed: u64) -> Project {
@@ -94,6 +107,7 @@ fn answers_are_the_same_with_rollups_and_without() {
     let mut generator = Generator::new(seed ^ 0x5eed);
     let (mut used, mut failed) = (0, 0);
     let mut used_in_zone = [0; ZONES.len()];
+    let mut used_for = [0; DISTINCT.len()];
     for case in 0..cases {
         let query = generator.query();
         match pair.ask(&query) {
@@ -102,6 +116,10 @@ fn answers_are_the_same_with_rollups_and_without() {
                 used += usize::from(seen.used);
                 let zone = ZONES.iter().position(|zone| query["timezone"] == *zone);
                 zone.filter(|_| seen.used).into_iter().for_each(|zone| used_in_zone[zone] += 1);
+                let asked =
+                    |measure: &str| query["measures"].as_array().is_some_and(|all| all.contains(&json!(measure)));
+                let states = DISTINCT.iter().zip(&mut used_for).filter(|(measure, _)| seen.used && asked(measure));
+                states.for_each(|(_, used)| *used += 1);
             }
             Err(difference) => {
                 let (smaller, difference) = pair.shrink(&query, difference);
@@ -114,5 +132,7 @@ fn answers_are_the_same_with_rollups_and_without() {
     eprintln!("{used} of {cases} answered from rollups, {used_in_zone:?} by zone; {failed} refused alike");
     assert!(used * 4 >= cases, "only {used} of {cases} cases used a rollup");
     assert!(used_in_zone.iter().all(|used| *used > 0), "a zone was never served: {used_in_zone:?}");
+    eprintln!("states read: {:?}", DISTINCT.iter().zip(used_for).collect::<Vec<_>>());
+    assert!(used_for.iter().all(|used| *used > 0 || cases < CASES), "states that were never read: {used_for:?}");
     assert!(failed * 20 <= cases, "{failed} of {cases} cases were refused");
 }

@@ -5,6 +5,7 @@
 //! | `exact_sum(x)` | sum that never rounds and never wraps |
 //! | `exact_div(a, b)` | division of decimals to at least 16 digits after the point; the operator `/` of decimals |
 //! | `exact_mul(a, b)` | product of decimals of long scales, rounded; the operator `*` where digits would not fit |
+//! | `distinct_set(x)` … `hll_count(s)` | states of distinct counts: see [`states`] |
 //! | `utc_time(x)` | any time value as a UTC timestamp without zone |
 //! | `local_time(x, zone)` | any time value as wall clock of an IANA zone, microseconds without zone |
 //! | `time_bucket(t, months, micros, origin)` | the start of the bucket of that length that holds a time |
@@ -16,6 +17,7 @@ mod decimal;
 mod exact_sum;
 mod local_time;
 mod planners;
+pub mod states;
 mod utc_time;
 
 use std::sync::Arc;
@@ -39,5 +41,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
 
 /// Every aggregate function of ours.
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![Arc::new(AggregateUDF::new_from_impl(exact_sum::ExactSum::new()))]
+    let mut all = states::functions();
+    all.push(Arc::new(AggregateUDF::new_from_impl(exact_sum::ExactSum::new())));
+    all
 }

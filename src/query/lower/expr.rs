@@ -432,6 +432,8 @@ impl Scope<'_> {
         match state {
             StateColumn::Sum => format!("exact_sum({})", self.argument(measure)),
             StateColumn::Count if is_avg => format!("count({})", self.argument(measure)),
+            StateColumn::Distinct => format!("distinct_set({})", self.argument(measure)),
+            StateColumn::Sketch => format!("hll_sketch({})", self.argument(measure)),
             StateColumn::Count | StateColumn::Min | StateColumn::Max | StateColumn::Value => self.measure(id),
         }
     }
@@ -575,7 +577,7 @@ pub(super) fn aggregate(agg: AggKind, argument: &str) -> String {
     match agg {
         AggKind::Count => format!("count({argument})"),
         AggKind::CountDistinct => format!("count(DISTINCT {argument})"),
-        AggKind::CountDistinctApprox => format!("approx_distinct({argument})"),
+        AggKind::CountDistinctApprox => format!("approx_count_distinct({argument})"),
         AggKind::Sum => format!("exact_sum({argument})"),
         AggKind::Avg => average(&format!("exact_sum({argument})"), &format!("count({argument})")),
         AggKind::Min => format!("min({argument})"),

@@ -107,6 +107,8 @@ impl<'a> Columns<'a> {
             StateColumn::Sum => format!("exact_sum({column})"),
             StateColumn::Min => format!("min({column})"),
             StateColumn::Max | StateColumn::Value => format!("max({column})"),
+            StateColumn::Distinct => format!("distinct_union({column})"),
+            StateColumn::Sketch => format!("hll_union({column})"),
         }
     }
 
@@ -191,10 +193,8 @@ impl StoredColumns for Columns<'_> {
                 AggKind::Avg => {
                     average(&format!("exact_sum({})", column(StateColumn::Sum)), &count(&column(StateColumn::Count)))
                 }
-                // One stored row a group: its value is the answer, and no row is no value.
-                AggKind::CountDistinct | AggKind::CountDistinctApprox => {
-                    format!("COALESCE(max({}), 0)", column(StateColumn::Value))
-                }
+                AggKind::CountDistinct => format!("distinct_count({})", column(StateColumn::Distinct)),
+                AggKind::CountDistinctApprox => format!("hll_count({})", column(StateColumn::Sketch)),
             }),
             MeasureKind::Calculated { .. } => {
                 let leaves = leaves(model, id);

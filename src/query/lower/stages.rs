@@ -121,11 +121,19 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// An average that is merged further needs its sum and its count.
+    /// What is merged further comes out as states where its values do not merge.
     fn outputs(&self, leaf: &Leaf, id: MeasureId) -> Vec<Output> {
-        let is_avg = matches!(self.model.measure(id).kind, MeasureKind::Aggregate { agg: AggKind::Avg, .. });
-        match (leaf.merged && is_avg, leaf.arguments) {
-            (true, _) => vec![Output::State(id, StateColumn::Sum), Output::State(id, StateColumn::Count)],
+        let apart = match &self.model.measure(id).kind {
+            MeasureKind::Aggregate { agg, .. } => {
+                matches!(agg, AggKind::Avg | AggKind::CountDistinct | AggKind::CountDistinctApprox)
+            }
+            MeasureKind::Calculated { .. } | MeasureKind::Rank(_) | MeasureKind::Switch(_) => false,
+        };
+        match (leaf.merged && apart, leaf.arguments) {
+            (true, _) => {
+                let states = layout::states(&self.model.measure(id).kind);
+                states.iter().map(|state| Output::State(id, *state)).collect()
+            }
             (false, true) => vec![Output::Argument(id)],
             (false, false) => vec![Output::Measure(id)],
         }

@@ -303,9 +303,9 @@ impl Writer<'_, '_> {
                 &format!("exact_sum({}){over}", column(StateColumn::Sum)),
                 &format!("exact_sum({}){over}", column(StateColumn::Count)),
             ),
-            (AggKind::Max | AggKind::CountDistinct | AggKind::CountDistinctApprox, false) => {
-                format!("max({value}){over}")
-            }
+            (AggKind::Max, false) => format!("max({value}){over}"),
+            (AggKind::CountDistinct, false) => format!("distinct_count({value}){over}"),
+            (AggKind::CountDistinctApprox, false) => format!("hll_count({value}){over}"),
         }
     }
 }

@@ -162,7 +162,14 @@ fn windows(
     let (bins, moved) = bins_of(model, dimension, grain)?;
     let range = series_range(model, ask, dimension)?;
     let merges = values.iter().all(|id| merges(model, *id));
-    let base_grain = base_granularity(model, window, dimension, grain);
+    let base_grain = base_granularity(model, window, dimension, grain).map(|base| {
+        // Ends of months do not add up; distinct values are counted as over rows, so their base is made of days.
+        if values.iter().any(|id| by_rows(model, *id)) && counts_months(window) {
+            base.min(Granularity::Day)
+        } else {
+            base
+        }
+    });
     let base = match base_grain.filter(|_| merges) {
         Some(granularity) => OutputColumn::Time(dimension, Grain::Standard(granularity)),
         None => OutputColumn::Dimension(dimension),
@@ -195,10 +202,30 @@ fn windows(
 /// Whether values of groups can be put together to values of windows.
 fn merges(model: &Model, id: MeasureId) -> bool {
     match &model.measure(id).kind {
-        MeasureKind::Aggregate { agg, .. } => {
-            matches!(agg, AggKind::Count | AggKind::Sum | AggKind::Min | AggKind::Max | AggKind::Avg)
-        }
+        MeasureKind::Aggregate { agg, .. } => match agg {
+            AggKind::Count
+            | AggKind::CountDistinct
+            | AggKind::CountDistinctApprox
+            | AggKind::Sum
+            | AggKind::Avg
+            | AggKind::Min
+            | AggKind::Max => true,
+        },
         _ => false,
+    }
+}
+
+/// Whether a window takes in rows by their own times, not by those of their groups (`data-model.md` §19.1).
+fn by_rows(model: &Model, id: MeasureId) -> bool {
+    matches!(model.measure(id).kind, MeasureKind::Aggregate { agg: AggKind::CountDistinct, .. })
+}
+
+/// Whether an end of a window is a number of months away.
+fn counts_months(window: RollingWindow) -> bool {
+    let months = |extent: Extent| matches!(extent, Extent::Interval(interval, _) if interval.months != 0);
+    match window {
+        RollingWindow::Fixed { trailing, leading, .. } => months(trailing) || months(leading),
+        RollingWindow::ToDate(_) => false,
     }
 }
 

@@ -253,11 +253,15 @@ impl<'a> Fit<'a> {
         self.check_tree(shape, stored)?;
         for leaf in self.leaves() {
             let (asked, kept) = (shape.tree.multiplies(leaf.cube), stored.tree.multiplies(leaf.cube));
-            let any_order = matches!(
+            // The same values, however often they come.
+            let repeatable = matches!(
                 self.model.measure(leaf).kind,
-                MeasureKind::Aggregate { agg: AggKind::Min | AggKind::Max, .. }
+                MeasureKind::Aggregate {
+                    agg: AggKind::Min | AggKind::Max | AggKind::CountDistinct | AggKind::CountDistinctApprox,
+                    ..
+                }
             );
-            if any_order || !(asked || kept) || (asked == kept && exact) {
+            if repeatable || !(asked || kept) || (asked == kept && exact) {
                 continue;
             }
             let culprit = self.measure(leaf);

@@ -54,7 +54,7 @@ fn main() {
         let bytes: usize =
             stored.iter().flat_map(|batch| batch.column(1).as_binary_view().lengths()).map(|n| n as usize).sum();
         let groups: usize = stored.iter().map(|batch| batch.column(1).len()).sum();
-        println!("{name}: {bytes} bytes in {groups} states, {} a state", bytes / groups.max(1));
+        eprintln!("{name}: {bytes} bytes in {groups} states, {} a state", bytes / groups.max(1));
         let states = catalog(stored);
         criterion.bench_function(&format!("{name}: build a state a day"), |b| b.iter(|| black_box(run(&build, &rows))));
         let merged = format!("SELECT {merge} FROM t");

@@ -25,6 +25,7 @@ mod kinds;
 mod policies;
 pub mod policy;
 pub mod preagg;
+pub mod quantile;
 mod raw;
 mod raw_dimension;
 mod raw_granularity;

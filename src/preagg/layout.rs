@@ -2,6 +2,7 @@
 
 use quarry_storage::TableId;
 
+use crate::model::quantile::Quantile;
 use crate::model::{AggKind, DimensionId, MeasureId, MeasureKind, MemberId, Model, PreaggId, PreaggTime, SegmentId};
 pub use crate::names::alias;
 use crate::time::Zone;
@@ -24,6 +25,8 @@ pub enum StateColumn {
     Distinct,
     /// Sketch of a number of distinct values; merges by union.
     Sketch,
+    /// Counted values of an approximate percentile; merges by addition.
+    Quantiles,
     /// A finished value that cannot be merged: usable only where no rows are put together.
     Value,
 }
@@ -40,6 +43,7 @@ pub fn states(kind: &MeasureKind) -> &'static [StateColumn] {
             AggKind::CountDistinct => &[StateColumn::Distinct],
             AggKind::CountDistinctApprox => &[StateColumn::Sketch],
         },
+        MeasureKind::Calculated { sql, .. } if Quantile::of(sql).is_some() => &[StateColumn::Quantiles],
         MeasureKind::Calculated { .. } | MeasureKind::Rank(_) | MeasureKind::Switch(_) => &[StateColumn::Value],
     }
 }

@@ -291,9 +291,11 @@ const KEYWORDS: &[&str] = &[
 /// Aggregate functions of the engine that people write in calculated measures.
 const AGGREGATES: &[&str] = &[
     "any_value",
+    "approx_count_distinct",
     "approx_distinct",
     "approx_median",
     "approx_percentile_cont",
+    "approx_quantile",
     "array_agg",
     "avg",
     "bit_and",

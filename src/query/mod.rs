@@ -30,6 +30,7 @@ mod stored_times;
 
 use std::sync::Arc;
 
+use crate::model::quantile::Quantile;
 use crate::model::{
     AggKind, CubeId, DimensionId, Grain, Hint, MeasureId, MeasureKind, MemberId, Model, SegmentId, Template,
 };
@@ -281,8 +282,11 @@ impl Query {
             let mut found = false;
             members::visit_members(model, MemberId::Measure(*id), &mut |member| {
                 if let MemberId::Measure(inner) = member {
-                    let kind = &model.measure(inner).kind;
-                    found |= matches!(kind, MeasureKind::Aggregate { agg: AggKind::CountDistinctApprox, .. });
+                    found |= match &model.measure(inner).kind {
+                        MeasureKind::Aggregate { agg, .. } => *agg == AggKind::CountDistinctApprox,
+                        MeasureKind::Calculated { sql, .. } => Quantile::of(sql).is_some(),
+                        MeasureKind::Rank(_) | MeasureKind::Switch(_) => false,
+                    };
                 }
             });
             found

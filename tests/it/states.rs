@@ -45,6 +45,9 @@ cubes:
       - {name: per_buyer, sql: "{count} * 1.0 / NULLIF({buyers}, 0)", type: number}
       - {name: above_mean, sql: "{avg_amt} * 2 - {paid_buyers}", type: number}
       - {name: p90, sql: "percentile_cont(0.9) WITHIN GROUP (ORDER BY {CUBE}.weight)", type: number}
+      - {name: about_p90, sql: "approx_percentile_cont({CUBE}.weight, 0.9)", type: number}
+      - {name: about_median, sql: "approx_median(price)", type: number_agg}
+      - {name: about_p10, sql: "approx_percentile_cont(0.1) WITHIN GROUP (ORDER BY price)", type: number}
       - {name: buyers_of_week, sql: user_id, type: count_distinct, rolling_window: {trailing: 1 week}}
       - {name: about_of_week, sql: user_id, type: count_distinct_approx, rolling_window: {trailing: 1 week}}
       - {name: mean_of_week, sql: price, type: avg, rolling_window: {trailing: 1 week}}
@@ -52,7 +55,7 @@ cubes:
       - name: b
         measures:
           [count, buyers, about, names, names_about, prices, weights, days, moments, flags, nothing, paid_buyers,
-           paid_about, avg_amt, p90, buyers_of_week, about_of_week, mean_of_week]
+           paid_about, avg_amt, p90, about_p90, about_median, about_p10, buyers_of_week, about_of_week, mean_of_week]
         dimensions: [status, city]
         time_dimension: at
         granularity: day
@@ -147,6 +150,9 @@ fn served() -> Vec<Value> {
         question(&["count"], Some("month"), &[], &above),
         question(&["per_buyer", "above_mean"], Some("month"), &["status"], &none),
         question(&["p90"], Some("day"), &["status", "city"], &none),
+        question(&["about_p90", "about_median", "about_p10"], None, &[], &none),
+        question(&["about_p90", "about_median"], Some("week"), &["status"], &half),
+        question(&["about_p10"], None, &["city"], &filter("status", &["nowhere"])),
         question(&["buyers_of_week", "about_of_week", "mean_of_week"], None, &["status"], &weeks),
         question(&["buyers_of_week", "buyers"], None, &[], &weeks),
         json!({"measures": ["shown.buyers", "shown.about", "shown.avg_amt", "shown.per_buyer"],
@@ -176,21 +182,26 @@ fn states_answer_every_coarser_question_as_the_source_does() {
         assert_eq!(sorted(&stored), sorted(source), "{query}");
     }
     assert_close(&server);
-    let shown = server.load(&question(&["buyers", "about"], None, &[], &json!({})));
-    assert_eq!(shown["quarry"]["approximate"], json!(["visits.about"]), "estimates are called so");
+    let shown = server.load(&question(&["buyers", "about", "about_p90"], None, &[], &json!({})));
+    assert_eq!(shown["quarry"]["approximate"], json!(["visits.about", "visits.about_p90"]), "estimates are called so");
     // An exact percentile has no state: it is read where every group is one stored row, and nowhere else (row 45).
     let p90 = server.load(&question(&["p90"], None, &[], &json!({})));
     assert!(p90.get("usedPreAggregations").is_none(), "{p90}");
+    let about = server.load(&question(&["about_p90"], None, &[], &json!({})));
+    let (exact, about) = (number(&p90, "p90"), number(&about, "about_p90"));
+    assert!((about - exact).abs() <= exact.abs() * 0.005_1, "{about} for {exact}");
     assert_columns(&project);
     server.assert_alive();
+}
+
+fn number(answer: &Value, name: &str) -> f64 {
+    answer["data"][0][format!("visits.{name}")].as_str().and_then(|text| text.parse().ok()).expect("a number")
 }
 
 /// Conformance case 15: sketches of twelve months against the exact count.
 fn assert_close(server: &Server) {
     let answer = server.load(&question(&["buyers", "about", "names", "names_about"], None, &[], &json!({})));
-    let number = |name: &str| -> f64 {
-        answer["data"][0][format!("visits.{name}")].as_str().and_then(|text| text.parse().ok()).expect("a number")
-    };
+    let number = |name: &str| number(&answer, name);
     for (exact, about) in [("buyers", "about"), ("names", "names_about")] {
         let error = (number(about) - number(exact)).abs() / number(exact);
         assert!(number(exact) > 15_000.0 && error < 0.02, "{answer}");
@@ -204,7 +215,9 @@ fn assert_columns(project: &Project) {
     for file in files {
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&file).expect("a file")).expect("Parquet");
         let field = |name: &str| reader.schema().field_with_name(name).expect("a stored column").clone();
-        for (name, kind) in [("visits__names", "distinct/1"), ("visits__about", "hll/14")] {
+        for (name, kind) in
+            [("visits__names", "distinct/1"), ("visits__about", "hll/14"), ("visits__about_p90", "quantiles/1")]
+        {
             let field = field(name);
             assert_eq!(field.data_type(), &DataType::Binary);
             assert_eq!(field.metadata().get("quarry.state").map(String::as_str), Some(kind));

@@ -5,7 +5,7 @@
 //! | `exact_sum(x)` | sum that never rounds and never wraps |
 //! | `exact_div(a, b)` | division of decimals to at least 16 digits after the point; the operator `/` of decimals |
 //! | `exact_mul(a, b)` | product of decimals of long scales, rounded; the operator `*` where digits would not fit |
-//! | `distinct_set(x)` … `hll_count(s)` | states of distinct counts: see [`states`] |
+//! | `distinct_set(x)` … `hll_count(s)` | states of distinct counts and percentiles: see [`states`] |
 //! | `utc_time(x)` | any time value as a UTC timestamp without zone |
 //! | `local_time(x, zone)` | any time value as wall clock of an IANA zone, microseconds without zone |
 //! | `time_bucket(t, months, micros, origin)` | the start of the bucket of that length that holds a time |

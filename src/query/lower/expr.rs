@@ -7,6 +7,7 @@ use super::{Literal, Literals, quote, quote_text};
 use crate::model::cube::{Case, CaseLabel, SwitchMeasure};
 use crate::model::granularity::GranularityKind;
 use crate::model::policy::Mask;
+use crate::model::quantile::Quantile;
 use crate::model::{
     AggKind, CubeId, DataType, DimensionId, DimensionKind, Grain, Measure, MeasureId, MeasureKind, MemberId, Model,
     Part, SegmentId, Template,
@@ -293,7 +294,12 @@ impl Scope<'_> {
             }
         }
         match &measure.kind {
-            MeasureKind::Calculated { sql, .. } => self.template(id.cube, sql),
+            MeasureKind::Calculated { sql, .. } => match Quantile::of(sql) {
+                Some(Quantile { argument, at }) => {
+                    format!("approx_quantile({}, {at})", self.template(id.cube, &argument))
+                }
+                None => self.template(id.cube, sql),
+            },
             MeasureKind::Switch(switch) => self.switch(id.cube, switch),
             MeasureKind::Rank(_) => "rank()".to_owned(),
             MeasureKind::Aggregate { agg, .. } => match agg {
@@ -434,6 +440,14 @@ impl Scope<'_> {
             StateColumn::Count if is_avg => format!("count({})", self.argument(measure)),
             StateColumn::Distinct => format!("distinct_set({})", self.argument(measure)),
             StateColumn::Sketch => format!("hll_sketch({})", self.argument(measure)),
+            StateColumn::Quantiles => {
+                let quantile = match &measure.kind {
+                    MeasureKind::Calculated { sql, .. } => Quantile::of(sql),
+                    _ => None,
+                };
+                let argument = quantile.map(|quantile| self.template(id.cube, &quantile.argument));
+                format!("quantile_sketch({})", argument.unwrap_or_default())
+            }
             StateColumn::Count | StateColumn::Min | StateColumn::Max | StateColumn::Value => self.measure(id),
         }
     }

@@ -6,6 +6,7 @@ use super::expr::{Base, Scope, StoredBucket, StoredColumns, average, interval};
 use super::filter::Tested;
 use super::source::{Output, column_alias, measure_filters, row_filters, tested_value};
 use super::{Literals, group_by, quote};
+use crate::model::quantile::Quantile;
 use crate::model::{
     AggKind, DataType, DimensionId, Grain, MeasureId, MeasureKind, Model, Preagg, PreaggTime, SegmentId,
 };
@@ -109,6 +110,7 @@ impl<'a> Columns<'a> {
             StateColumn::Max | StateColumn::Value => format!("max({column})"),
             StateColumn::Distinct => format!("distinct_union({column})"),
             StateColumn::Sketch => format!("hll_union({column})"),
+            StateColumn::Quantiles => format!("quantile_union({column})"),
         }
     }
 
@@ -196,7 +198,10 @@ impl StoredColumns for Columns<'_> {
                 AggKind::CountDistinct => format!("distinct_count({})", column(StateColumn::Distinct)),
                 AggKind::CountDistinctApprox => format!("hll_count({})", column(StateColumn::Sketch)),
             }),
-            MeasureKind::Calculated { .. } => {
+            MeasureKind::Calculated { sql, .. } => {
+                if let Some(Quantile { at, .. }) = Quantile::of(sql) {
+                    return Some(format!("quantile_value({}, {at})", column(StateColumn::Quantiles)));
+                }
                 let leaves = leaves(model, id);
                 let evaluated = leaves != [id] && leaves.iter().all(|leaf| preagg.measures.contains(leaf));
                 (exact && !evaluated).then(|| format!("max({})", column(StateColumn::Value)))

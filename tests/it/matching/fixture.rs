@@ -64,7 +64,8 @@ cubes:
       - {name: buyers_hll, sql: user_id, type: count_distinct_approx}
       - {name: aov, sql: "1.0 * {revenue} / NULLIF({count}, 0)", type: number}
       - {name: per_buyer, sql: "1.0 * {revenue} / NULLIF({buyers}, 0)", type: number}
-      - {name: p90, sql: "approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY {CUBE}.amount)", type: number}
+      - {name: p90, sql: "percentile_cont(0.9) WITHIN GROUP (ORDER BY {CUBE}.amount)", type: number}
+      - {name: about_p90, sql: "approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY {CUBE}.amount)", type: number}
       - {name: roll7, sql: amount, type: sum, rolling_window: {trailing: 7 day}}
       - name: last_year
         multi_stage: true

@@ -52,7 +52,7 @@ impl State for Sketch {
         self.union().to_sketch(HllType::Hll4).serialize()
     }
 
-    fn finish(&self) -> Option<i64> {
+    fn finish(&self, _at: f64) -> Option<i64> {
         let estimate = self.0.as_ref().map_or(0.0, |union| union.composite_estimate());
         #[expect(clippy::cast_possible_truncation, reason = "a count of values, far below 2^63")]
         Some(estimate.round() as i64)

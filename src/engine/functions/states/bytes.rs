@@ -96,6 +96,12 @@ impl<'a> Reader<'a> {
         Err(Corrupt("a number in it has more than 64 bits".to_owned()))
     }
 
+    /// Eight bytes.
+    pub(super) fn word(&mut self) -> Result<u64, Corrupt> {
+        let bytes = self.take(8)?.try_into().map_err(|_other_length| Corrupt("it is cut short".to_owned()))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     pub(super) fn length(&mut self) -> Result<usize, Corrupt> {
         usize::try_from(self.varint()?).map_err(|_too_long| Corrupt("it is cut short".to_owned()))
     }

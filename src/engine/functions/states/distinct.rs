@@ -187,9 +187,14 @@ impl State for DistinctSet {
     }
 
     fn merge(&mut self, content: &[u8]) -> Result<(), Corrupt> {
-        sections(content, &mut |kind, count, content| {
-            if kind.is_word() { self.merge_words(kind, count, content) } else { self.merge_texts(kind, count, content) }
-        })
+        for Section { kind, count, content } in sections(content)? {
+            if kind.is_word() {
+                self.merge_words(kind, count, content)?;
+            } else {
+                self.merge_texts(kind, count, content)?;
+            }
+        }
+        Ok(())
     }
 
     fn encode(self) -> Vec<u8> {
@@ -207,20 +212,16 @@ impl State for DistinctSet {
         out
     }
 
-    fn finish(&self) -> Option<i64> {
+    fn finish(&self, _at: f64) -> Option<i64> {
         let words: u64 = self.words.iter().map(|(_, words)| words.len()).sum();
         let texts: usize = self.texts.iter().map(|(_, texts)| texts.len()).sum();
         Some(i64::try_from(words + texts as u64).unwrap_or(i64::MAX))
     }
 
     /// The counts are written beside the values, so that nothing needs to be read.
-    fn finish_stored(content: &[u8]) -> Result<Option<i64>, Corrupt> {
-        let mut total = 0_i64;
-        sections(content, &mut |_, count, _| {
-            total = total.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
-            Ok(())
-        })?;
-        Ok(Some(total))
+    fn finish_stored(content: &[u8], _at: f64) -> Result<Option<i64>, Corrupt> {
+        let total = sections(content)?.iter().fold(0_u64, |total, section| total.saturating_add(section.count));
+        Ok(Some(i64::try_from(total).unwrap_or(i64::MAX)))
     }
 
     fn heap_bytes(&self) -> usize {
@@ -243,15 +244,22 @@ fn encode_texts(texts: HashSet<Box<[u8]>>) -> Vec<u8> {
     out
 }
 
-/// Calls `found` with the kind, the number and the content of every section.
-fn sections(content: &[u8], found: &mut dyn FnMut(Kind, u64, &[u8]) -> Result<(), Corrupt>) -> Result<(), Corrupt> {
+/// The values of one kind.
+struct Section<'a> {
+    kind: Kind,
+    count: u64,
+    content: &'a [u8],
+}
+
+fn sections(content: &[u8]) -> Result<Vec<Section<'_>>, Corrupt> {
     let mut reader = Reader::new(content);
+    let mut sections = Vec::with_capacity(1);
     while !reader.is_empty() {
         let number = reader.byte()?;
         let kind = Kind::of(number).ok_or_else(|| Corrupt(format!("unknown kind {number} of values")))?;
         let count = reader.varint()?;
         let length = reader.length()?;
-        found(kind, count, reader.take(length)?)?;
+        sections.push(Section { kind, count, content: reader.take(length)? });
     }
-    Ok(())
+    Ok(sections)
 }

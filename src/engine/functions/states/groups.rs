@@ -25,6 +25,8 @@ pub(super) struct Groups<S> {
     kind: u8,
     input: Input,
     output: Output,
+    /// See [`State::finish`].
+    at: f64,
     slots: Vec<Slot<S>>,
     heap_bytes: usize,
 }
@@ -73,8 +75,8 @@ impl<S: State> Slot<S> {
 }
 
 impl<S: State> Groups<S> {
-    pub(super) fn new(kind: u8, input: Input, output: Output) -> Self {
-        Self { kind, input, output, slots: Vec::new(), heap_bytes: 0 }
+    pub(super) fn new(kind: u8, input: Input, output: Output, at: f64) -> Self {
+        Self { kind, input, output, at, slots: Vec::new(), heap_bytes: 0 }
     }
 
     fn add(
@@ -161,9 +163,9 @@ impl<S: State> Groups<S> {
 
     fn finished(&self, slots: &[Slot<S>]) -> Result<ArrayRef> {
         let finish = |slot: &Slot<S>| match slot {
-            Slot::Empty => Ok(S::default().finish()),
-            Slot::Stored(sealed) => S::finish_stored(open(self.kind, S::PARAMETER, sealed)?),
-            Slot::Open(state) => Ok(state.finish()),
+            Slot::Empty => Ok(S::default().finish(self.at)),
+            Slot::Stored(sealed) => S::finish_stored(open(self.kind, S::PARAMETER, sealed)?, self.at),
+            Slot::Open(state) => Ok(state.finish(self.at)),
         };
         let numbers = slots.iter().map(finish).collect::<Result<PrimitiveArray<S::Output>, Corrupt>>()?;
         Ok(Arc::new(numbers))
@@ -200,7 +202,7 @@ impl<S: State> GroupsAccumulator for Groups<S> {
 
     fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let rows = values[0].len();
-        let mut each = Self::new(self.kind, self.input, self.output);
+        let mut each = Self::new(self.kind, self.input, self.output, self.at);
         each.update(&values[0], &|row| row, opt_filter, rows)?;
         each.state(EmitTo::All)
     }

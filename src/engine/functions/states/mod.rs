@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | set of distinct values ([`distinct`]) | `distinct_set(x)` | `distinct_union(s)` | `distinct_count(s)` | `count(DISTINCT x)` |
 //! | sketch of a distinct count ([`approx`]) | `hll_sketch(x)` | `hll_union(s)` | `hll_count(s)` | `approx_count_distinct(x)` |
+//! | counted values ([`quantiles`]) | `quantile_sketch(x)` | `quantile_union(s)` | `quantile_value(s, q)` | `approx_quantile(x, q)` |
 //!
 //! A state is a binary value, sealed with its kind, its parameter and a checksum ([`bytes`]). A group without values
 //! has none: null. The field of a column of states says under [`STATE_KEY`] what they are; files keep it.
@@ -12,6 +13,7 @@ mod approx;
 mod bytes;
 mod distinct;
 mod groups;
+mod quantiles;
 mod values;
 
 #[cfg(test)]
@@ -21,18 +23,20 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, FieldRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, FieldRef, Schema};
 use datafusion::common::{Result, ScalarValue, not_impl_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, ReversedUDAF, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, GroupsAccumulator, ReversedUDAF, Signature, Volatility,
 };
 
 use self::approx::Sketch;
 use self::bytes::Corrupt;
 use self::distinct::DistinctSet;
 use self::groups::{Groups, One};
+use self::quantiles::Quantiles;
 use self::values::Value;
 
 /// Key of the metadata of a field that holds states; its value is kind and parameter, as `hll/14`.
@@ -57,14 +61,14 @@ trait State: Default + Debug + Send + Sync + 'static {
     /// The content of the stored form.
     fn encode(self) -> Vec<u8>;
 
-    /// What is read; none for no value.
-    fn finish(&self) -> Option<<Self::Output as ArrowPrimitiveType>::Native>;
+    /// What is read, of a percentile that at the share `at` of all values; none for no value.
+    fn finish(&self, at: f64) -> Option<<Self::Output as ArrowPrimitiveType>::Native>;
 
     /// As [`State::finish`], of an encoded state.
-    fn finish_stored(content: &[u8]) -> Result<Option<<Self::Output as ArrowPrimitiveType>::Native>, Corrupt> {
+    fn finish_stored(content: &[u8], at: f64) -> Result<Option<<Self::Output as ArrowPrimitiveType>::Native>, Corrupt> {
         let mut state = Self::default();
         state.merge(content)?;
-        Ok(state.finish())
+        Ok(state.finish(at))
     }
 
     /// Memory beside its own, about.
@@ -76,6 +80,7 @@ trait State: Default + Debug + Send + Sync + 'static {
 enum Kind {
     Distinct = 1,
     Approx = 2,
+    Quantiles = 3,
 }
 
 /// What goes in: values or states.
@@ -97,6 +102,7 @@ impl Kind {
         match self {
             Self::Distinct => DistinctSet::NAME,
             Self::Approx => Sketch::NAME,
+            Self::Quantiles => Quantiles::NAME,
         }
     }
 
@@ -104,6 +110,7 @@ impl Kind {
         match self {
             Self::Distinct => DistinctSet::PARAMETER,
             Self::Approx => Sketch::PARAMETER,
+            Self::Quantiles => Quantiles::PARAMETER,
         }
     }
 
@@ -111,6 +118,7 @@ impl Kind {
         match self {
             Self::Distinct => <DistinctSet as State>::Output::DATA_TYPE,
             Self::Approx => <Sketch as State>::Output::DATA_TYPE,
+            Self::Quantiles => <Quantiles as State>::Output::DATA_TYPE,
         }
     }
 
@@ -130,6 +138,10 @@ pub(super) fn functions() -> Vec<Arc<AggregateUDF>> {
         StateFunction::new("hll_union", Kind::Approx, Input::States, Output::State),
         StateFunction::new("hll_count", Kind::Approx, Input::States, Output::Number),
         StateFunction::new("approx_count_distinct", Kind::Approx, Input::Values, Output::Number),
+        StateFunction::new("quantile_sketch", Kind::Quantiles, Input::Values, Output::State),
+        StateFunction::new("quantile_union", Kind::Quantiles, Input::States, Output::State),
+        StateFunction::new("quantile_value", Kind::Quantiles, Input::States, Output::Number),
+        StateFunction::new("approx_quantile", Kind::Quantiles, Input::Values, Output::Number),
     ];
     all.into_iter().map(|function| Arc::new(AggregateUDF::new_from_impl(function))).collect()
 }
@@ -149,8 +161,23 @@ impl StateFunction {
         Self { name, kind, input, output, signature: Signature::user_defined(Volatility::Immutable) }
     }
 
-    fn groups<S: State>(&self) -> Groups<S> {
-        Groups::new(self.kind as u8, self.input, self.output)
+    /// Whether it takes a share of the way through all values beside these.
+    fn takes_share(&self) -> bool {
+        self.kind == Kind::Quantiles && self.output == Output::Number
+    }
+
+    fn groups<S: State>(&self, args: &AccumulatorArgs) -> Result<Groups<S>> {
+        let mut at = 0.0;
+        if self.takes_share() {
+            let nothing = RecordBatch::new_empty(Arc::new(Schema::empty()));
+            match args.exprs.get(1).map(|share| share.evaluate(&nothing)) {
+                Some(Ok(ColumnarValue::Scalar(ScalarValue::Float64(Some(share))))) if (0.0..=1.0).contains(&share) => {
+                    at = share;
+                }
+                _ => return plan_err!("{} takes a constant from 0 to 1 as its second argument", self.name),
+            }
+        }
+        Ok(Groups::new(self.kind as u8, self.input, self.output, at))
     }
 }
 
@@ -164,16 +191,29 @@ impl AggregateUDFImpl for StateFunction {
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let [arg] = arg_types else {
-            return plan_err!("{} takes one argument, {} were given", self.name, arg_types.len());
-        };
-        match (self.input, arg) {
-            (Input::Values, _) => Ok(vec![arg.clone()]),
-            (Input::States, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null) => {
-                Ok(vec![DataType::BinaryView])
+        let arg = match arg_types {
+            [arg] if !self.takes_share() => arg,
+            [arg, _] if self.takes_share() => arg,
+            _ => {
+                let count = if self.takes_share() { "two arguments" } else { "one argument" };
+                return plan_err!("{} takes {count}, {} were given", self.name, arg_types.len());
             }
-            (Input::States, other) => plan_err!("{} takes stored states, not values of type {other}", self.name),
-        }
+        };
+        let arg = match (self.input, arg) {
+            (Input::Values, DataType::Null) => DataType::Null,
+            (Input::Values, arg) if self.kind == Kind::Quantiles && arg.is_numeric() => DataType::Float64,
+            (Input::Values, arg) if self.kind == Kind::Quantiles => {
+                return plan_err!("{} takes numbers, not values of type {arg}", self.name);
+            }
+            (Input::Values, arg) => arg.clone(),
+            (Input::States, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null) => {
+                DataType::BinaryView
+            }
+            (Input::States, other) => {
+                return plan_err!("{} takes stored states, not values of type {other}", self.name);
+            }
+        };
+        Ok(std::iter::once(arg).chain(self.takes_share().then_some(DataType::Float64)).collect())
     }
 
     fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
@@ -201,8 +241,9 @@ impl AggregateUDFImpl for StateFunction {
             return not_impl_err!("{}(DISTINCT …) is not supported", self.name);
         }
         Ok(match self.kind {
-            Kind::Distinct => Box::new(One(self.groups::<DistinctSet>())),
-            Kind::Approx => Box::new(One(self.groups::<Sketch>())),
+            Kind::Distinct => Box::new(One(self.groups::<DistinctSet>(&args)?)),
+            Kind::Approx => Box::new(One(self.groups::<Sketch>(&args)?)),
+            Kind::Quantiles => Box::new(One(self.groups::<Quantiles>(&args)?)),
         })
     }
 
@@ -214,10 +255,11 @@ impl AggregateUDFImpl for StateFunction {
         !args.is_distinct
     }
 
-    fn create_groups_accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         Ok(match self.kind {
-            Kind::Distinct => Box::new(self.groups::<DistinctSet>()),
-            Kind::Approx => Box::new(self.groups::<Sketch>()),
+            Kind::Distinct => Box::new(self.groups::<DistinctSet>(&args)?),
+            Kind::Approx => Box::new(self.groups::<Sketch>(&args)?),
+            Kind::Quantiles => Box::new(self.groups::<Quantiles>(&args)?),
         })
     }
 

@@ -37,7 +37,7 @@ fn merged<S: State>(parts: &[&[u8]]) -> S {
 }
 
 fn count<S: State<Output = Int64Type>>(state: &S) -> i64 {
-    state.finish().unwrap()
+    state.finish(0.0).unwrap()
 }
 
 /// Columns of every type of value, with repetitions and nulls.
@@ -75,7 +75,7 @@ fn check_laws<S: State<Output = Int64Type>>(random: &mut ChaCha8Rng, same_bytes:
     let ways: [S; 4] =
         [merged(&[&left, &c]), merged(&[&a, &right]), merged(&[&c, &b, &a]), merged(&[&c, &c, &b, &a, &b])];
     let whole = whole.encode();
-    assert_eq!(S::finish_stored(&whole), Ok(Some(expected)));
+    assert_eq!(S::finish_stored(&whole, 0.0), Ok(Some(expected)));
     for way in ways {
         assert_eq!(count(&way), expected);
         let way = way.encode();
@@ -242,7 +242,7 @@ fn counts_over_states_are_those_over_rows_for_every_type() {
         assert_eq!(found(&format!("SELECT distinct_count(s) FROM {states}")), whole, "{}", x.data_type());
         assert_eq!(found(&format!("SELECT hll_count(h) FROM {states}")), whole, "{}", x.data_type());
         assert_eq!(found("SELECT approx_count_distinct(x) FROM t"), whole);
-        let grouped = found("SELECT g, count(DISTINCT x), count(DISTINCT x) FROM t GROUP BY g ORDER BY g");
+        let grouped = found("SELECT g, count(DISTINCT x) AS a, count(DISTINCT x) AS b FROM t GROUP BY g ORDER BY g");
         let read = format!("SELECT g, distinct_count(s), hll_count(h) FROM {states} GROUP BY g ORDER BY g");
         assert_eq!(found(&read), grouped);
         let twice = format!("SELECT distinct_union(s) AS s FROM {states} GROUP BY g > 0");
@@ -251,6 +251,40 @@ fn counts_over_states_are_those_over_rows_for_every_type() {
         let some = "SELECT count(DISTINCT x) FILTER (WHERE g <> 1) FROM t";
         assert_eq!(found(&format!("SELECT distinct_count(s) FILTER (WHERE g <> 1) FROM {states}")), found(some));
     }
+}
+
+#[test]
+fn percentiles_over_states_are_those_over_rows() {
+    let decimals =
+        Decimal128Array::from((0..999).map(|n| (n % 7 > 0).then_some(i128::from(n * n))).collect::<Vec<_>>());
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![Some(4), Some(1), None, Some(3), Some(2)])),
+        Arc::new(decimals.with_precision_and_scale(20, 3).unwrap()),
+        Arc::new(Float64Array::from(vec![None, None, Some(0.5)])),
+    ];
+    for x in &columns {
+        let found = |sql: &str| ask(sql, x).unwrap();
+        let states = "(SELECT g, quantile_sketch(x) AS s FROM t GROUP BY g) AS q";
+        for at in ["0.5", "0.9", "1"] {
+            let whole = found(&format!("SELECT approx_quantile(x, {at}) FROM t"));
+            assert_eq!(found(&format!("SELECT quantile_value(s, {at}) FROM {states}")), whole);
+            let twice = format!("SELECT quantile_union(s) AS s FROM {states} GROUP BY g > 0");
+            assert_eq!(found(&format!("SELECT quantile_value(s, {at}) FROM ({twice}) AS r")), whole);
+            let grouped = found(&format!("SELECT g, approx_quantile(x, {at}) FROM t GROUP BY g ORDER BY g"));
+            assert_eq!(
+                found(&format!("SELECT g, quantile_value(s, {at}) FROM {states} GROUP BY g ORDER BY g")),
+                grouped
+            );
+        }
+    }
+    // Few values: as an exact percentile.
+    let exact = "SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY CAST(x AS DOUBLE)) FROM t";
+    assert_eq!(ask("SELECT approx_quantile(x, 0.9) FROM t", &columns[0]), ask(exact, &columns[0]));
+    let text = |sql: &str| ask(sql, &columns[0]).unwrap_err().to_string();
+    assert!(text("SELECT approx_quantile(x, g) FROM t").contains("a constant from 0 to 1"));
+    assert!(text("SELECT approx_quantile(x, 2) FROM t").contains("a constant from 0 to 1"));
+    assert!(text("SELECT approx_quantile(x) FROM t").contains("takes two arguments"));
+    assert!(text("SELECT quantile_sketch(CAST(x AS TEXT)) FROM t").contains("takes numbers, not values of type"));
 }
 
 #[test]
@@ -268,7 +302,7 @@ fn what_is_no_state_is_refused() {
 
 #[test]
 fn groups_are_emitted_in_parts_and_converted_with_filters() {
-    let mut groups = Groups::<DistinctSet>::new(Kind::Distinct as u8, Input::Values, Output::Number);
+    let mut groups = Groups::<DistinctSet>::new(Kind::Distinct as u8, Input::Values, Output::Number, 0.0);
     let values: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3), Some(4)]));
     let filter = BooleanArray::from(vec![Some(true), Some(true), None, Some(true)]);
     groups.update_batch(&[Arc::clone(&values)], &[0, 1, 2, 0], Some(&filter), 3).unwrap();

@@ -144,9 +144,11 @@ fn encode(
         match message {
             Feed::Batch(batch) => {
                 received += batch.num_rows() as u64;
-                sorter.push(&batch)?;
-                if sorter.is_full() {
-                    write(&mut writer, sorter.take_sorted()?)?;
+                for portion in portions(batch, layout.sort_bytes) {
+                    sorter.push(&portion)?;
+                    if sorter.is_full() {
+                        write(&mut writer, sorter.take_sorted()?)?;
+                    }
                 }
                 let size_bytes = writer.size_bytes();
                 report(Progress { phase: JobPhase::Writing, rows: received, size_bytes, ..Progress::default() });
@@ -184,12 +186,6 @@ impl Sorter {
 
     /// Takes rows of the source's columns.
     fn push(&mut self, batch: &RecordBatch) -> Result<(), BuildError> {
-        let rows = batch.num_rows();
-        if rows > 1 && wide_bytes(batch) > SORT_BYTES {
-            // Stored columns count their bytes in 31 bits.
-            self.push(&batch.slice(0, rows / 2))?;
-            return self.push(&batch.slice(rows / 2, rows - rows / 2));
-        }
         let columns = batch.columns().iter().zip(self.schema.fields());
         let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
@@ -222,7 +218,18 @@ impl Sorter {
     }
 }
 
-/// Bytes of the columns of views, which count them in more than 31 bits.
+/// The rows in portions of no more than so many bytes of views, as far as single rows allow: stored columns count
+/// their bytes in 31 bits, views in more.
+fn portions(batch: RecordBatch, most_bytes: usize) -> Vec<RecordBatch> {
+    let rows = batch.num_rows();
+    if rows < 2 || wide_bytes(&batch) <= most_bytes {
+        return vec![batch];
+    }
+    let halves = [batch.slice(0, rows / 2), batch.slice(rows / 2, rows - rows / 2)];
+    halves.into_iter().flat_map(|half| portions(half, most_bytes)).collect()
+}
+
+/// Bytes of the columns of binary views.
 fn wide_bytes(batch: &RecordBatch) -> usize {
     let views = batch.columns().iter().filter_map(|column| column.as_binary_view_opt());
     views.flat_map(|column| column.lengths()).map(|length| length as usize).sum()
@@ -259,7 +266,9 @@ fn plain_type(source: &DataType) -> DataType {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, DictionaryArray, Int64Array, StringArray, StringViewArray, TimestampNanosecondArray};
+    use arrow::array::{
+        ArrayRef, BinaryViewArray, DictionaryArray, Int64Array, StringArray, StringViewArray, TimestampNanosecondArray,
+    };
     use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
     use quarry_storage::{Bounds, Gate, Publish, StoreOptions, TableId};
 
@@ -303,6 +312,21 @@ mod tests {
         let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
         assert_eq!(types, [&DataType::Utf8, &DataType::Utf8, &micros, &DataType::Int64]);
         assert!(schema.fields().iter().all(|field| field.is_nullable()));
+    }
+
+    #[test]
+    fn wide_rows_come_in_portions_and_states_keep_their_kind() {
+        let values: BinaryViewArray = [10, 40, 30, 200, 5].map(|length| Some(vec![7_u8; length])).into_iter().collect();
+        let state = Field::new("s", DataType::BinaryView, true)
+            .with_metadata([(STATE_KEY.to_owned(), "hll/14".to_owned()), ("other".to_owned(), "x".to_owned())].into());
+        let schema = Arc::new(Schema::new(vec![state]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(values)]).expect("one column");
+        let rows: Vec<usize> = portions(batch, 100).iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows, [2, 1, 1, 1]);
+        let stored = plain_schema(&schema, None);
+        assert_eq!(stored.field(0).data_type(), &DataType::Binary);
+        let kept: Vec<_> = stored.field(0).metadata().iter().collect();
+        assert_eq!(kept, [(&STATE_KEY.to_owned(), &"hll/14".to_owned())]);
     }
 
     #[test]

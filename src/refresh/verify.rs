@@ -21,6 +21,7 @@ use super::{RefreshError, Refresher, Selection};
 use crate::engine::EngineError;
 use crate::preagg::partition::is_selected;
 use crate::query::QueryError;
+use crate::query::lower::CubeTables;
 use crate::tasks::blocking;
 
 /// Most differences that are told of one partition; all are counted.
@@ -109,7 +110,8 @@ impl Refresher {
         let rollups = (parts.rollups)();
         let Stored { target, partition } = stored;
         let source = find_source(parts, &target.data_source)?;
-        let statement = rollups.build_sql(target.preagg, target.zone, partition.bucket)?;
+        // What stands for cubes' own SQL in a build is itself held against the source, as a rollup of its own.
+        let statement = rollups.build_sql(target.preagg, target.zone, partition.bucket, &CubeTables::new())?;
         let keys = build::sort_columns(rollups.model(), target.preagg);
         let fresh = source.collect(statement).await.map_err(QueryError::from)?;
         let partition = Arc::clone(partition);

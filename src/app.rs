@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use quarry_storage::{ErrorKind, StorageError, Store, StoreOptions};
+use quarry_storage::{ErrorKind, StorageError, Store};
 
 use crate::api::{ApiOptions, ApiParts, ApiState};
 use crate::auth::jwt::{UnsupportedAlgorithm, Verifier};
@@ -25,8 +25,6 @@ use crate::sources::Source;
 use crate::tasks::Tasks;
 use crate::time::Clock;
 
-/// How long a replaced partition file stays, so that a mistake can be looked into.
-const GC_GRACE: Duration = Duration::from_secs(60);
 /// The part of the memory that decoded partitions may fill: one in so many.
 const RESIDENT_SHARE: u64 = 4;
 /// The share of the memory of queries that one level may take from the source beside a rollup.
@@ -94,7 +92,7 @@ impl App {
         let sources: Arc<BTreeMap<_, _>> = Arc::new(names.into_iter().map(|name| (name, files.clone())).collect());
         let builder = engine.with_memory(config.build_memory_bytes / BUILD_SHARES * (BUILD_SHARES - 1))?;
         let build_sources = sources.iter().map(|(name, source)| (name.clone(), source.on(builder.clone()))).collect();
-        let store = Store::open(StoreOptions { dir: config.store_dir.clone(), gc_grace: GC_GRACE })?;
+        let store = Store::open(config.store_options())?;
         let model = Arc::new(ArcSwap::from_pointee(current));
         let queries = QueryService {
             engine,

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quarry_storage::{RowBand, StoreOptions};
+
 use crate::auth::jwt::JwtOptions;
 use crate::model::{CompileContext, ModelSettings};
 use crate::refresh::Concurrency;
@@ -71,6 +73,14 @@ pub struct Config {
     pub build_memory_bytes: usize,
     /// `CUBEJS_MAX_PARTITIONS_PER_CUBE`.
     pub max_partitions: usize,
+    /// How long a replaced partition file stays at least (`QUARRY_GC_GRACE`).
+    pub gc_grace: Duration,
+    /// Previous versions of a partition that stay for a rollback (`QUARRY_KEEP_VERSIONS`).
+    pub keep_versions: usize,
+    /// For how long they stay (`QUARRY_ROLLBACK_WINDOW`).
+    pub rollback_window: Duration,
+    /// Row counts, relative to the version before, that a scheduled build may have (`QUARRY_ROW_BAND`).
+    pub row_band: Option<RowBand>,
     /// `CUBEJS_PRE_AGGREGATIONS_SCHEMA`: prefix of table names shown to clients.
     pub preagg_schema: String,
     /// `CUBEJS_NESTED_FOLDERS_DELIMITER`: how `folders` of the metadata name nested folders; they are merged without.
@@ -185,6 +195,17 @@ const OTHER_HOOKS: &[&str] = &[
 ];
 
 impl Config {
+    /// The settings of the store.
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            gc_grace: self.gc_grace,
+            keep_versions: self.keep_versions,
+            rollback_window: self.rollback_window,
+            row_band: self.row_band,
+            ..StoreOptions::new(self.store_dir.clone())
+        }
+    }
+
     /// Reads `project/.env`, then this process's environment over it, then the flags over both.
     ///
     /// # Errors
@@ -259,6 +280,10 @@ impl Config {
             greatest_pause: read.duration("CUBEJS_PRE_AGGREGATIONS_BACKOFF_MAX_TIME", Duration::from_secs(600)),
             build_memory_bytes: read.bytes("QUARRY_BUILD_MEMORY", 1 << 30, (16 << 20)..=usize::MAX),
             max_partitions: read.number("CUBEJS_MAX_PARTITIONS_PER_CUBE", 10_000, 1..=1_000_000),
+            gc_grace: read.duration("QUARRY_GC_GRACE", Duration::from_secs(60)),
+            keep_versions: read.number("QUARRY_KEEP_VERSIONS", 1, 0..=1_000),
+            rollback_window: read.duration("QUARRY_ROLLBACK_WINDOW", Duration::from_secs(86_400)),
+            row_band: read.row_band("QUARRY_ROW_BAND"),
             preagg_schema: read.text("CUBEJS_PRE_AGGREGATIONS_SCHEMA").unwrap_or_else(|| {
                 let stage = if dev_mode { "dev" } else { "prod" };
                 format!("{stage}_pre_aggregations")
@@ -395,6 +420,16 @@ impl Reader {
             self.fault(name, &text, "seconds, or a duration such as 10s, 5m or 1h");
             default
         })
+    }
+
+    /// `0.5..2`, `0.5..` or `..2`.
+    fn row_band(&mut self, name: &str) -> Option<RowBand> {
+        let text = self.text(name)?;
+        let band = parse_row_band(&text);
+        if band.is_none() {
+            self.fault(name, &text, "a range of factors such as 0.5..2, 0.5.. or ..2");
+        }
+        band
     }
 
     fn zone(&mut self, name: &str) -> Zone {
@@ -569,6 +604,16 @@ fn parse_bytes(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(1 << shift)
 }
 
+fn parse_row_band(text: &str) -> Option<RowBand> {
+    let (least, most) = text.split_once("..")?;
+    let factor = |text: &str, default: f64| match text.trim() {
+        "" => Some(default),
+        text => text.parse::<f64>().ok().filter(|factor| factor.is_finite() && *factor >= 0.0),
+    };
+    let band = RowBand { least: factor(least, 0.0)?, most: factor(most, f64::INFINITY)? };
+    (band.least <= band.most).then_some(band)
+}
+
 /// Seconds, or a number with `s`, `m` or `h`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -682,5 +727,22 @@ mod tests {
         assert_eq!(parse_duration("10m"), Some(Duration::from_secs(600)));
         assert_eq!(parse_duration("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse_duration("1w"), None);
+    }
+
+    #[test]
+    fn row_bands_are_ranges_of_factors() {
+        let band = |least, most| Some(RowBand { least, most });
+        for (text, expected) in [
+            ("0.5..2", band(0.5, 2.0)),
+            ("0.5..", band(0.5, f64::INFINITY)),
+            ("..2", band(0.0, 2.0)),
+            ("2..1", None),
+            ("-1..2", None),
+            ("0.5", None),
+            ("a..b", None),
+            ("NaN..2", None),
+        ] {
+            assert_eq!(parse_row_band(text), expected, "{text}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::DateTime;
 use datafusion::catalog::memory::{MemoryCatalogProvider, MemorySchemaProvider};
@@ -204,7 +204,8 @@ impl CatalogProvider for WithSchema {
 /// # Errors
 /// The file is missing or not Parquet: [`EngineError::Execution`].
 pub fn read_schema(path: &Path) -> Result<SchemaRef, EngineError> {
-    open(path).map(|reader| Arc::clone(reader.schema())).map_err(|cause| {
+    // Without what the file says of itself, which differs from file to file.
+    open(path).map(|reader| Arc::new(Schema::new(reader.schema().fields().clone()))).map_err(|cause| {
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         EngineError::Execution(PartitionFileError { file, cause }.to_string())
     })

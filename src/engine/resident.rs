@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
@@ -177,25 +177,26 @@ fn decode(partition: &Partition) -> Result<Decoded, EngineError> {
     compare(partition, bytes.len() as u64, xxh3_64(&bytes))?;
     let reader =
         ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|error| fault(error.to_string()))?;
-    let schema = Arc::clone(reader.schema());
+    // Without what the file says of itself, which differs from file to file.
+    let schema: SchemaRef = Arc::new(Schema::new(reader.schema().fields().clone()));
     let reader = reader.with_batch_size(BATCH_ROWS).build().map_err(|error| fault(error.to_string()))?;
-    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|error| fault(error.to_string()))?;
+    let plain = |batch: RecordBatch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec());
+    let batches = reader.map(|batch| batch.and_then(plain)).collect::<Result<Vec<RecordBatch>, _>>();
+    let batches = batches.map_err(|error| fault(error.to_string()))?;
     let size_bytes = batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
     Ok(Decoded { schema, batches, size_bytes })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use arrow::array::Int64Array;
-    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::datatypes::{DataType, Field};
     use quarry_storage::{Gate, PartitionKey, Publish, Store, StoreOptions, TableId};
 
     use super::*;
 
     fn store(dir: &std::path::Path) -> Store {
-        Store::open(StoreOptions { dir: dir.to_owned(), gc_grace: Duration::ZERO }).expect("a store")
+        Store::open(StoreOptions::new(dir.to_owned())).expect("a store")
     }
 
     fn publish(store: &Store, table: &str, numbers: Vec<i64>) -> Arc<Partition> {

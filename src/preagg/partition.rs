@@ -8,7 +8,7 @@ use chrono::{Datelike, NaiveDate, NaiveDateTime};
 use quarry_storage::Bounds;
 
 use crate::model::Preagg;
-use crate::time::{Granularity, from_micros, to_micros};
+use crate::time::{Granularity, format_local, from_micros, to_micros};
 
 /// The selection by date range takes a bucket's last millisecond as its inclusive end (§6.2).
 const MILLISECOND: i64 = 1_000;
@@ -111,6 +111,17 @@ fn clamp(local: i64) -> NaiveDateTime {
     let first = year(1, 1, 1).unwrap_or(NaiveDateTime::MIN);
     let end = year(10_000, 1, 1).unwrap_or(NaiveDateTime::MAX);
     from_micros(local.clamp(to_micros(first), to_micros(end) - 1))
+}
+
+/// A bucket as people name it: its start, `2024-03-01` or `2024-03-01T06:00:00.000`, or `all`.
+pub fn bucket_text(bucket: Option<Bounds>) -> String {
+    match bucket {
+        None => "all".to_owned(),
+        Some(bucket) => {
+            let text = format_local(bucket.start);
+            text.strip_suffix("T00:00:00.000").unwrap_or(&text).to_owned()
+        }
+    }
 }
 
 #[cfg(test)]

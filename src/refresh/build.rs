@@ -347,7 +347,7 @@ mod tests {
     }
 
     fn store(dir: &tempfile::TempDir) -> Store {
-        let options = StoreOptions { dir: dir.path().to_owned(), gc_grace: std::time::Duration::ZERO };
+        let options = StoreOptions::new(dir.path().to_owned());
         Store::open(options).expect("an empty folder")
     }
 

@@ -27,7 +27,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_storage::{CancelOutcome, JobId, JobRecord, Progress, StorageError, Store, TableId, TableState};
+use quarry_storage::{
+    CancelOutcome, JobId, JobRecord, Progress, RolledBack, Scope, StorageError, Store, TableId, TableState,
+    VersionChoice,
+};
 use tokio::sync::watch;
 
 pub use self::jobs::Webhook;
@@ -357,6 +360,18 @@ impl Refresher {
     /// Why the refresh keys of a table could not be evaluated last; none when they could.
     pub fn key_error(&self, table: &TableId) -> Option<String> {
         self.inner.key_errors.find(table)
+    }
+
+    /// Goes back to versions that were published before; see [`Store::rollback`]. What is rolled back is held: the
+    /// scheduler leaves it alone until somebody posts a job for it.
+    ///
+    /// # Errors
+    /// The store failed, or has no such version; nothing has changed then.
+    pub async fn rollback(&self, scope: Scope, choice: VersionChoice) -> Result<Vec<RolledBack>, RefreshError> {
+        let (store, clock) = (self.inner.parts.store.clone(), self.inner.parts.clock);
+        let rolled_back = blocking(move || store.rollback(&scope, choice, clock.now())).await?;
+        self.inner.pulse();
+        Ok(rolled_back)
     }
 
     /// Stops claiming; waits for running builds up to `patience`. What is not built by then stays in the

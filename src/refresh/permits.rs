@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_source_that_is_full_lets_others_go_first() {
         let dir = tempfile::tempdir().expect("a folder");
-        let options = StoreOptions { dir: dir.path().to_owned(), gc_grace: std::time::Duration::ZERO };
+        let options = StoreOptions::new(dir.path().to_owned());
         let store = Store::open(options).expect("an empty folder");
         let limits = Concurrency { default: 2, by_source: BTreeMap::from([("slow".to_owned(), 1)]) };
         let permits = Arc::new(Permits::new(limits));

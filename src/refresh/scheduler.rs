@@ -251,7 +251,9 @@ impl Pass<'_> {
     /// keys cannot be evaluated what is published stays.
     async fn due_partitions(&self, target: &Target, wanted: Vec<PartitionKey>) -> VecDeque<PartitionKey> {
         let (now, snapshot) = (self.inner.parts.clock.now(), self.inner.parts.store.snapshot());
-        let idle = wanted.into_iter().rev().filter(|key| !self.live.contains(key));
+        // An operator went back to it: to build it again is for who asks for it.
+        let is_held = |key: &PartitionKey| snapshot.find(key).is_some_and(|live| live.held);
+        let idle = wanted.into_iter().rev().filter(|key| !self.live.contains(key) && !is_held(key));
         let checks = idle.map(|key| {
             let published = published(&snapshot, &key).cloned();
             async move {

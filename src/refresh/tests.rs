@@ -60,7 +60,7 @@ impl Project {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(dir.path().join("data")).expect("a folder");
         std::fs::write(dir.path().join("data/orders.csv"), data).expect("a file");
-        let options = StoreOptions { dir: dir.path().join(".quarry"), gc_grace: Duration::ZERO };
+        let options = StoreOptions { gc_grace: Duration::ZERO, ..StoreOptions::new(dir.path().join(".quarry")) };
         let store = Store::open(options).expect("an empty folder");
         let engine = Engine::new(EngineOptions { memory_bytes: 64 << 20, cores: 1 }).expect("an engine");
         let source = Source::files(dir.path().to_owned(), engine);
@@ -273,7 +273,7 @@ async fn the_scheduler_builds_what_is_missing() {
 
 /// A refresher of a project that defines nothing, over a store of its own.
 fn empty_parts(dir: &tempfile::TempDir) -> RefreshParts {
-    let options = StoreOptions { dir: dir.path().to_owned(), gc_grace: Duration::ZERO };
+    let options = StoreOptions::new(dir.path().to_owned());
     let rollups = Arc::new(Rollups::new(Arc::new(Model::new(1, Vec::new()))));
     RefreshParts {
         store: Store::open(options).expect("an empty folder"),

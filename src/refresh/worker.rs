@@ -149,7 +149,7 @@ async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>, leases: Arc<
         refresh_key,
         build_ms: u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0),
         jobs: leases.to_vec(),
-        gate: if is_forced { Gate::Open } else { Gate::RefuseEmpty },
+        gate: if is_forced { Gate::Open } else { Gate::Guarded },
     };
     let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
     blocking(move || store.publish(publish, clock.now())).await?;

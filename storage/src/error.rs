@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
 
-use crate::{JobId, PartitionKey};
+use crate::{JobId, PartitionKey, RowBand};
 
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,44 @@ pub enum StorageError {
         /// The newest format known here.
         known: u32,
     },
+    /// Partition files without a catalog that names them.
+    #[error(
+        "the store {dir} has {files} partition files and no catalog: bring its catalog folder back, or make a new catalog from the files with `quarry fsck --repair`; nothing was changed"
+    )]
+    MissingCatalog {
+        /// The store's folder.
+        dir: PathBuf,
+        /// How many files.
+        files: usize,
+    },
+    /// There is no store to look at.
+    #[error("there is no store in {dir}: build something first, or name another folder")]
+    NoStore {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A folder that must be new or empty is not.
+    #[error("the folder {dir} is not empty: name one that is empty or does not exist yet; nothing was changed")]
+    NotEmpty {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A folder that is no whole backup.
+    #[error("{dir} is not a whole backup ({fault}): take another one; nothing was restored")]
+    BadBackup {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The store changed faster than it could be copied.
+    #[error("files of the store {dir} went away while they were copied, {tries} times over: try again")]
+    Unsteady {
+        /// The store's folder.
+        dir: PathBuf,
+        /// How often it was tried.
+        tries: usize,
+    },
     /// The disk is full, or the quota is used up.
     #[error("no space left to {action} {path}: free some space, then try again")]
     Full {
@@ -65,7 +103,7 @@ pub enum StorageError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// A file or folder cannot be used.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}; {}", cure(source.kind()))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -76,7 +114,7 @@ pub enum StorageError {
         source: io::Error,
     },
     /// The catalog cannot be used.
-    #[error("cannot {action} the catalog {dir}: {source}")]
+    #[error("cannot {action} the catalog {dir}: {source}; look after the disk, then try again")]
     Catalog {
         /// What was tried.
         action: &'static str,
@@ -88,7 +126,7 @@ pub enum StorageError {
     },
     /// RocksDB found damage.
     #[error(
-        "the catalog {dir} is damaged ({source}): restore a backup, or move the store's folder away and rebuild with `quarry build`"
+        "the catalog {dir} is damaged ({source}): restore a backup, or make a new one from the partition files with `quarry fsck --repair`"
     )]
     CorruptCatalog {
         /// The catalog's folder.
@@ -99,7 +137,7 @@ pub enum StorageError {
     },
     /// A record of the catalog is not what we wrote.
     #[error(
-        "the {record} record in the catalog {dir} is damaged ({fault}): restore a backup, or move the store's folder away and rebuild with `quarry build`"
+        "the {record} record in the catalog {dir} is damaged ({fault}): restore a backup, or make a new one from the partition files with `quarry fsck --repair`"
     )]
     CorruptRecord {
         /// The catalog's folder.
@@ -191,6 +229,32 @@ pub enum StorageError {
         /// Rows that it has and keeps.
         rows: u64,
     },
+    /// The gate: a row count that is hard to believe.
+    #[error(
+        "the source gave {rows} rows for {partition}, which has {old_rows} rows now; that is outside of the allowed {} to {} times as many: the old rows stay; build with the gate open if the count is right", .band.least, .band.most
+    )]
+    OutsideBand {
+        /// The partition.
+        partition: PartitionKey,
+        /// Rows of the build.
+        rows: u64,
+        /// Rows that it has and keeps.
+        old_rows: u64,
+        /// What is allowed.
+        band: RowBand,
+    },
+    /// Nothing to go back to.
+    #[error("{what} has no such version to go back to: `quarry partitions --versions` shows what there is")]
+    NoVersion {
+        /// The partition or table.
+        what: String,
+    },
+    /// Somebody published, or collected, between the choice of versions and the rollback.
+    #[error("{partition} changed while it was rolled back: nothing was changed; look at it and try again")]
+    Changed {
+        /// The partition.
+        partition: PartitionKey,
+    },
     /// Two live partitions of a table must not share a moment: its rows would count twice.
     #[error("{partition} overlaps {other}, which is published: another partition size needs another table")]
     Overlap {
@@ -248,17 +312,24 @@ impl StorageError {
             Self::Locked { .. } => ErrorKind::Locked,
             Self::Full { .. } => ErrorKind::Full,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
-            Self::Io { .. } | Self::TooManyJobs { .. } => ErrorKind::Transient,
+            Self::NoStore { .. } | Self::NoVersion { .. } => ErrorKind::NotFound,
+            Self::Io { .. } | Self::TooManyJobs { .. } | Self::Unsteady { .. } => ErrorKind::Transient,
             Self::Catalog { source, .. } => match source.kind() {
                 rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => ErrorKind::Bug,
                 _ => ErrorKind::Transient,
             },
-            Self::CorruptCatalog { .. } | Self::CorruptRecord { .. } | Self::CorruptFile { .. } => ErrorKind::Corrupt,
-            Self::LostLease { .. } => ErrorKind::Conflict,
+            Self::CorruptCatalog { .. }
+            | Self::CorruptRecord { .. }
+            | Self::CorruptFile { .. }
+            | Self::MissingCatalog { .. }
+            | Self::BadBackup { .. } => ErrorKind::Corrupt,
+            Self::LostLease { .. } | Self::Changed { .. } => ErrorKind::Conflict,
             Self::NewerFormat { .. }
             | Self::OutsideBucket { .. }
             | Self::NullTime { .. }
             | Self::EmptyOverRows { .. }
+            | Self::OutsideBand { .. }
+            | Self::NotEmpty { .. }
             | Self::Overlap { .. } => ErrorKind::Refused,
             Self::Encode { .. }
             | Self::Schema { .. }
@@ -304,6 +375,16 @@ impl StorageError {
             rocksdb::ErrorKind::Corruption => Self::CorruptCatalog { dir, source },
             _ => Self::Catalog { action, dir, source },
         }
+    }
+}
+
+/// What an operator can do about a fault of the file system.
+fn cure(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => "give the user of this process the right to do so",
+        io::ErrorKind::ReadOnlyFilesystem => "mount the file system for writing",
+        io::ErrorKind::NotFound => "bring it back, or rebuild what is lost with `quarry build`",
+        _ => "look after the disk, then try again",
     }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::catalog::{Batch, Catalog};
+use crate::faults::Faults;
 use crate::ids::BucketName;
 use crate::{FileId, PartitionKey, StorageError, TableId};
 
@@ -17,6 +18,7 @@ const RESERVED_IDS: u64 = 64;
 #[derive(Debug)]
 pub(crate) struct Files {
     root: PathBuf,
+    faults: Faults,
 }
 
 /// A partition file on disk.
@@ -28,9 +30,23 @@ pub(crate) struct FoundFile {
 
 impl Files {
     /// Makes the folder when it is not there.
-    pub(crate) fn open(root: PathBuf) -> Result<Self, StorageError> {
-        create_folder(&root)?;
-        Ok(Self { root })
+    pub(crate) fn open(root: PathBuf, faults: Faults) -> Result<Self, StorageError> {
+        create_folder(&root, &faults)?;
+        Ok(Self { root, faults })
+    }
+
+    /// The folder as it is; nothing is made.
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root, faults: Faults::default() }
+    }
+
+    /// What is to go wrong.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The path of a file. This is a part of the store's format: records do not repeat it.
@@ -44,7 +60,12 @@ impl Files {
 
     /// Makes the folder of a table when it is not there.
     pub(crate) fn create_folder(&self, table: &TableId) -> Result<(), StorageError> {
-        create_folder(&self.folder(table))
+        create_folder(&self.folder(table), &self.faults)
+    }
+
+    /// Makes entries of a folder durable: a file's own sync does not cover its name.
+    pub(crate) fn sync_folder(&self, folder: &Path) -> Result<(), StorageError> {
+        sync_folder(folder, &self.faults)
     }
 
     /// Removes folders of tables that have no file left. Only at open: later a writer may be about to use one.
@@ -121,15 +142,15 @@ impl FileIds {
     }
 }
 
-/// Makes entries of a folder durable: a file's own sync does not cover its name.
-pub(crate) fn sync_folder(folder: &Path) -> Result<(), StorageError> {
+pub(crate) fn sync_folder(folder: &Path, faults: &Faults) -> Result<(), StorageError> {
+    faults.check("sync", folder)?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| StorageError::io("sync", folder, e))
 }
 
 /// Makes a folder, durably, when it is not there. Its parent exists.
-pub(crate) fn create_folder(folder: &Path) -> Result<(), StorageError> {
-    match fs::create_dir(folder) {
-        Ok(()) => folder.parent().map_or(Ok(()), sync_folder),
+pub(crate) fn create_folder(folder: &Path, faults: &Faults) -> Result<(), StorageError> {
+    match faults.strike().and_then(|()| fs::create_dir(folder)) {
+        Ok(()) => folder.parent().map_or(Ok(()), |parent| sync_folder(parent, faults)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(StorageError::io("create", folder, error)),
     }
@@ -158,7 +179,7 @@ mod tests {
 
     #[test]
     fn paths_are_pinned() {
-        let files = Files { root: PathBuf::from("/s/partitions") };
+        let files = Files::at(PathBuf::from("/s/partitions"));
         let day = Some(Bounds { start: 86_400_000_000, end: 2 * 86_400_000_000 });
         let path = |bucket, id| files.path(&key(bucket), FileId(id));
         assert_eq!(path(None, 255), Path::new("/s/partitions/t/all-00000000000000ff.parquet"));
@@ -176,7 +197,7 @@ mod tests {
     #[test]
     fn listing_finds_our_files_and_skips_others() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::open(dir.path().join("partitions")).unwrap();
+        let files = Files::open(dir.path().join("partitions"), Faults::default()).unwrap();
         files.create_folder(&key(None).table).unwrap();
         files.create_folder(&key(None).table).unwrap();
         let ours = files.path(&key(None), FileId(3));
@@ -194,7 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut last = 0;
         for _ in 0..3 {
-            let catalog = Catalog::open(&dir.path().join("catalog")).unwrap();
+            let catalog = Catalog::open(&dir.path().join("catalog"), Faults::default()).unwrap();
             let mut ids = FileIds::new(catalog.load().unwrap().file_limit, std::iter::empty());
             for _ in 0..RESERVED_IDS + 1 {
                 let id = ids.take(&catalog).unwrap().0;
@@ -202,7 +223,7 @@ mod tests {
                 last = id;
             }
         }
-        let catalog = Catalog::open(&dir.path().join("catalog")).unwrap();
+        let catalog = Catalog::open(&dir.path().join("catalog"), Faults::default()).unwrap();
         let mut ids = FileIds::new(catalog.load().unwrap().file_limit, [FileId(5000), FileId(7)].into_iter());
         assert_eq!(ids.take(&catalog).unwrap(), FileId(5001));
         assert!(catalog.load().unwrap().file_limit > 5001);

@@ -42,6 +42,13 @@ pub struct PartitionKey {
 }
 
 impl PartitionKey {
+    /// Whether a moment belongs to both; one without bucket covers everything.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let bounds = |key: &Self| key.bucket.unwrap_or(Bounds { start: i64::MIN, end: i64::MAX });
+        let (one, other) = (bounds(self), bounds(other));
+        one.start < other.end && other.start < one.end
+    }
+
     /// Where the partition sorts in its table: the start of its bucket, `i64::MIN` without one.
     pub(crate) fn start(&self) -> i64 {
         self.bucket.map_or(i64::MIN, |bucket| bucket.start)
@@ -99,6 +106,14 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
 /// Names a Parquet file; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub(crate) u64);
+
+impl FileId {
+    /// Reads the 16 hexadecimal digits that [`fmt::Display`] writes; leading zeros may be left out.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = (1..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        u64::from_str_radix(text, 16).ok().filter(|_| valid).map(Self)
+    }
+}
 
 impl fmt::Display for FileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

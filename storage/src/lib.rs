@@ -9,25 +9,38 @@
 //! Start reading at [`Store::open`].
 #![warn(missing_docs, clippy::indexing_slicing)]
 
+mod backup;
 mod catalog;
 mod error;
+mod faults;
 mod files;
+mod footer;
 mod gc;
+mod hashing;
 mod ids;
+mod inspect;
 mod live_jobs;
 mod progress;
 mod publish;
 mod queue;
+mod recover;
+mod repair;
+mod rollback;
 mod snapshot;
 mod store;
 mod writer;
 
+pub use backup::{BackupReport, Copying, backup, restore};
 pub use error::{ErrorKind, RecordFault, StorageError};
-pub use gc::GcReport;
+pub use faults::{Fault, Faults};
+pub use gc::{Fate, GcFile, GcReport};
 pub use ids::{FileId, JobId, PartitionKey, SnapshotId, TableId};
+pub use inspect::{CheckReport, Finding, FindingSeverity, Inspection};
 pub use progress::{JobPhase, Lease, Progress};
 pub use publish::{Gate, Publish};
 pub use queue::{CancelOutcome, JobOutput, JobRecord, JobState, NewJob};
+pub use repair::{RepairReport, repair};
+pub use rollback::{RolledBack, Scope, StoredVersion, VersionChoice};
 pub use snapshot::{Bounds, Partition, Snapshot, Table, TableState};
-pub use store::{Store, StoreOptions};
+pub use store::{RowBand, Store, StoreOptions};
 pub use writer::{FinishedFile, PartitionWriter};

@@ -47,6 +47,11 @@ impl LiveJobs {
         self.find(&lease.job).filter(|job| job.state == JobState::Running && job.attempt == lease.attempt)
     }
 
+    /// The live jobs of a partition.
+    pub(crate) fn of(&self, key: &PartitionKey) -> impl Iterator<Item = &JobRecord> {
+        self.partitions.get(key).into_iter().flat_map(|jobs| jobs.jobs.values())
+    }
+
     /// The live job of a partition and context.
     pub(crate) fn find_equal(&self, key: &PartitionKey, context: &str) -> Option<&JobRecord> {
         self.partitions.get(key)?.jobs.get(context)

@@ -1,29 +1,27 @@
 //! The commit.
 //!
-//! Order is everything here. The file is complete, synced and checked before the catalog names it; the
+//! Order is everything here. The file's rows are synced and checked before anything is decided; when all checks
+//! have said yes, it gets its footer, which is synced and read back before the catalog names the file; the
 //! catalog is synced before memory shows it. A crash before the batch leaves an orphan file, a crash after it
 //! leaves a garbage record; both are cleaned up later, and there is no third state.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-use std::sync::Arc;
-
-use parquet::file::metadata::ParquetMetaDataReader;
+use std::sync::{Arc, Weak};
 
 use crate::catalog::{Batch, PartitionRecord};
-use crate::store::{NextSnapshot, State, retire};
-use crate::writer::Hash;
+use crate::footer::Footer;
+use crate::gc::GarbageFile;
+use crate::store::{NextSnapshot, RowBand, State, retire};
 use crate::{
-    Bounds, FinishedFile, JobOutput, JobRecord, JobState, Lease, Partition, PartitionKey, SnapshotId, StorageError,
-    Store, Table,
+    Bounds, FileId, FinishedFile, JobOutput, JobRecord, JobState, Lease, Partition, PartitionKey, SnapshotId,
+    StorageError, Store, Table, TableId,
 };
 
-/// Whether an empty result may replace a non-empty one.
+/// Whether a result may replace one that looks saner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// Refuse an empty result over a non-empty predecessor.
-    RefuseEmpty,
+    /// Refuse an empty result over a non-empty predecessor, and a row count outside of the store's
+    /// [`RowBand`].
+    Guarded,
     /// Anything goes.
     Open,
 }
@@ -43,6 +41,27 @@ pub struct Publish {
     pub jobs: Vec<Lease>,
     /// The sanity gate.
     pub gate: Gate,
+}
+
+/// A version of a partition that is about to be published.
+#[derive(Debug)]
+pub(crate) struct NewVersion {
+    pub(crate) key: PartitionKey,
+    pub(crate) file: FinishedFile,
+    pub(crate) time_bounds: Option<(i64, i64)>,
+    pub(crate) refresh_key: String,
+    pub(crate) built_at: i64,
+    pub(crate) build_ms: u64,
+    pub(crate) held: bool,
+}
+
+/// A version with its footer, in a batch that is not written yet.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    file: FinishedFile,
+    pub(crate) partition: Arc<Partition>,
+    place: (TableId, i64),
+    garbage: Option<(FileId, GarbageFile)>,
 }
 
 impl Store {
@@ -65,66 +84,110 @@ impl Store {
         self.check_file(&key, &file)?;
 
         let mut state = self.lock()?;
-        let done = self.done_jobs(&state, &key, &jobs, &file, now)?;
-        let mut next = NextSnapshot::after(&self.snapshot());
-        let is_new_table = !next.snapshot.tables.contains_key(&key.table);
+        let running = self.leased_jobs(&state, &key, &jobs)?;
+        let mut next = self.next_snapshot(&mut state);
         let table = next.table(&key.table);
-        let old = table.partitions.get(&key.start()).cloned();
         check_overlap(table, &key)?;
-        check_gate(gate, &key, file.rows, old.as_deref())?;
+        check_gate(gate, self.inner.row_band, &key, file.rows, table.partitions.get(&key.start()).map(Arc::as_ref))?;
 
-        let record = PartitionRecord {
-            bucket: key.bucket,
-            file: file.file.id,
-            rows: file.rows,
-            size_bytes: file.size_bytes,
-            checksum: file.checksum,
-            time_bounds: file.time.and_then(|time| time.bounds),
-            refresh_key,
-            built_at: now,
-            build_ms,
-        };
+        let time_bounds = file.time.and_then(|time| time.bounds);
+        let version = NewVersion { key, file, time_bounds, refresh_key, built_at: now, build_ms, held: false };
         let mut batch = Batch::default();
+        let staged = self.stage(&state, &mut next, &mut batch, version, now)?;
+        let output = Some(JobOutput { rows: staged.partition.rows, size_bytes: staged.partition.size_bytes });
+        let done = running.into_iter().map(|job| {
+            let state = JobState::Done { file: staged.partition.file, output };
+            JobRecord { state, ended_at: Some(now), ..job }
+        });
+        let done: Vec<JobRecord> = done.collect();
+        self.commit_staged(&mut state, next, batch, vec![staged], &done)
+    }
+
+    /// Gives a file its footer and puts it into the next state and the batch. The caller holds the lock, has
+    /// checked everything, and goes on with [`Store::commit_staged`].
+    pub(crate) fn stage(
+        &self,
+        state: &State,
+        next: &mut NextSnapshot,
+        batch: &mut Batch,
+        version: NewVersion,
+        now: i64,
+    ) -> Result<Staged, StorageError> {
+        let NewVersion { key, mut file, time_bounds, refresh_key, built_at, build_ms, held } = version;
+        let sequence = next.id().0;
+        let is_new_table = !self.snapshot().tables.contains_key(&key.table);
+        let table = next.table(&key.table);
+        let footer = Footer {
+            key: key.clone(),
+            file: file.file.id,
+            sequence,
+            rows: file.rows,
+            data: file.data,
+            time_bounds,
+            refresh_key,
+            built_at,
+            build_ms,
+            held,
+            state: table.state,
+        };
+        let extent = file.seal(&footer, &self.inner.files)?;
+        let record = PartitionRecord::of_footer(&footer, extent);
         if is_new_table {
             batch.put_table(&key.table, &table.state);
         }
         batch.put_partition(&key.table, &record);
-        let garbage = old.map(|old| retire(&mut batch, key.clone(), &old, now));
-        done.iter().for_each(|job| batch.put_job(job));
-        // Should the write fail, the batch may be on disk all the same. So the file must stay from here on:
-        // if the next open does not find the record, it deletes the file as an orphan.
-        let path = file.file.path.keep();
-        table.partitions.insert(key.start(), Arc::new(record.into_partition(path)));
-        batch.put_snapshot(next.id());
-        self.inner.catalog.commit(batch)?;
+        let partition = Arc::new(record.into_partition(file.file.path.path().to_owned()));
+        let place = (key.table.clone(), key.start());
+        let old = table.partitions.insert(key.start(), Arc::clone(&partition));
+        let old = match (old, state.missing.get(&place)) {
+            (Some(old), _) => Some((PartitionRecord::of(&old), Arc::downgrade(&old))),
+            // Its file may be back one day.
+            (None, Some(missing)) => Some((missing.clone(), Weak::new())),
+            (None, None) => None,
+        };
+        let garbage = old.map(|(old, readers)| retire(batch, key, old, readers, now));
+        Ok(Staged { file, partition, place, garbage })
+    }
 
-        // On disk; now memory, which cannot fail.
-        done.iter().for_each(|job| state.jobs.remove(&job.id));
-        self.inner.leases.end(done.iter().map(|job| &job.id));
-        state.garbage.extend(garbage);
+    /// Writes the batch; then memory, which cannot fail.
+    pub(crate) fn commit_staged(
+        &self,
+        state: &mut State,
+        next: NextSnapshot,
+        mut batch: Batch,
+        staged: Vec<Staged>,
+        ended: &[JobRecord],
+    ) -> Result<SnapshotId, StorageError> {
+        ended.iter().for_each(|job| batch.put_job(job));
+        batch.put_snapshot(next.id());
+        let mut garbage = Vec::new();
+        for staged in staged {
+            // Should the write fail, the batch may be on disk all the same. So the file must stay from here on:
+            // if the next open does not find the record, it puts the file among the garbage.
+            staged.file.file.path.keep();
+            garbage.push((staged.place, staged.garbage));
+        }
+        self.inner.catalog.commit(batch)?;
+        ended.iter().for_each(|job| state.jobs.remove(&job.id));
+        self.inner.leases.end(ended.iter().map(|job| &job.id));
+        for (place, garbage) in garbage {
+            state.missing.remove(&place);
+            state.garbage.extend(garbage);
+        }
         let id = next.id();
         self.swap(next);
         Ok(id)
     }
 
-    /// The jobs as they will be. Each must run, in the attempt of its lease and for this partition: a worker whose
+    /// The jobs of the leases. Each must run, in the attempt of its lease and for this partition: a worker whose
     /// job was ended by somebody else has lost the right to publish. Cancelled ones are left out, unless that
     /// leaves nobody who wants the partition.
-    fn done_jobs(
-        &self,
-        state: &State,
-        key: &PartitionKey,
-        leases: &[Lease],
-        file: &FinishedFile,
-        now: i64,
-    ) -> Result<Vec<JobRecord>, StorageError> {
-        let output = Some(JobOutput { rows: file.rows, size_bytes: file.size_bytes });
+    fn leased_jobs(&self, state: &State, key: &PartitionKey, leases: &[Lease]) -> Result<Vec<JobRecord>, StorageError> {
         let lost = |lease: &Lease| StorageError::LostLease { job: lease.job.clone(), partition: key.clone() };
-        let mut done = Vec::with_capacity(leases.len());
+        let mut running = Vec::with_capacity(leases.len());
         for lease in leases {
             if let Some(job) = state.jobs.find_leased(lease).filter(|job| job.partition == *key) {
-                let state = JobState::Done { file: file.file.id, output };
-                done.push(JobRecord { state, ended_at: Some(now), ..job.clone() });
+                running.push(job.clone());
                 continue;
             }
             match self.inner.catalog.find_job(&lease.job)? {
@@ -133,8 +196,8 @@ impl Store {
             }
         }
         match leases.first() {
-            Some(first) if done.is_empty() => Err(lost(first)),
-            _ => Ok(done),
+            Some(first) if running.is_empty() => Err(lost(first)),
+            _ => Ok(running),
         }
     }
 
@@ -145,7 +208,7 @@ impl Store {
             return Err(StorageError::ForeignFile { path: path.to_owned(), partition: key.clone() });
         }
         check_times(key, file)?;
-        check_bytes(key, path, file)
+        file.check_data()
     }
 }
 
@@ -163,38 +226,8 @@ fn check_times(key: &PartitionKey, file: &FinishedFile) -> Result<(), StorageErr
     }
 }
 
-/// What is on disk is what was written: size, checksum, and the row count in the Parquet footer.
-fn check_bytes(key: &PartitionKey, path: &Path, written: &FinishedFile) -> Result<(), StorageError> {
-    let corrupt = |fault: String| StorageError::CorruptFile { path: path.to_owned(), partition: key.clone(), fault };
-    let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
-    let size_bytes = file.metadata().map_err(|e| StorageError::io("read", path, e))?.len();
-    if size_bytes != written.size_bytes {
-        return Err(corrupt(format!("it has {size_bytes} bytes, and {} were written", written.size_bytes)));
-    }
-    if checksum(&mut file).map_err(|e| StorageError::io("read", path, e))? != written.checksum {
-        return Err(corrupt("its checksum is not that of the bytes written".to_owned()));
-    }
-    let footer = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| corrupt(e.to_string()))?;
-    let rows = footer.file_metadata().num_rows();
-    if u64::try_from(rows) != Ok(written.rows) {
-        return Err(corrupt(format!("its footer counts {rows} rows, and {} were written", written.rows)));
-    }
-    Ok(())
-}
-
-fn checksum(file: &mut File) -> std::io::Result<u64> {
-    let mut hash = Hash::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.digest()),
-            read => hash.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
-}
-
 /// No other partition of the table shares a moment with this one. One without bucket covers everything.
-fn check_overlap(table: &Table, key: &PartitionKey) -> Result<(), StorageError> {
+pub(crate) fn check_overlap(table: &Table, key: &PartitionKey) -> Result<(), StorageError> {
     let everything = Bounds { start: i64::MIN, end: i64::MAX };
     let wanted = key.bucket.unwrap_or(everything);
     let clash = table.partitions.values().find(|other| {
@@ -210,11 +243,26 @@ fn check_overlap(table: &Table, key: &PartitionKey) -> Result<(), StorageError> 
     }
 }
 
-/// An empty result over rows is more often a broken source than the truth.
-fn check_gate(gate: Gate, key: &PartitionKey, rows: u64, old: Option<&Partition>) -> Result<(), StorageError> {
-    match (gate, old) {
-        (Gate::RefuseEmpty, Some(old)) if rows == 0 && old.rows > 0 => {
-            Err(StorageError::EmptyOverRows { partition: key.clone(), rows: old.rows })
+/// An empty result over rows, or a count far from that of the version before, is more often a broken source
+/// than the truth.
+fn check_gate(
+    gate: Gate,
+    band: Option<RowBand>,
+    key: &PartitionKey,
+    rows: u64,
+    old: Option<&Partition>,
+) -> Result<(), StorageError> {
+    let old_rows = old.map_or(0, |old| old.rows);
+    if gate == Gate::Open || old_rows == 0 {
+        return Ok(());
+    }
+    if rows == 0 {
+        return Err(StorageError::EmptyOverRows { partition: key.clone(), rows: old_rows });
+    }
+    let ratio = rows as f64 / old_rows as f64;
+    match band {
+        Some(band) if ratio < band.least || ratio > band.most => {
+            Err(StorageError::OutsideBand { partition: key.clone(), rows, old_rows, band })
         }
         _ => Ok(()),
     }
@@ -225,7 +273,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{ErrorKind, FileId, TableId, TableState};
+    use crate::{ErrorKind, TableState};
 
     fn key(bucket: Option<(i64, i64)>) -> PartitionKey {
         let bucket = bucket.map(|(start, end)| Bounds { start, end });
@@ -243,6 +291,8 @@ mod tests {
             refresh_key: String::new(),
             built_at: 0,
             build_ms: 0,
+            sequence: 0,
+            held: false,
         }
         .into_partition("f".into())
     }
@@ -271,17 +321,31 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_opens(gate: Gate, rows: u64, old: Option<u64>, opens: bool) {
+    fn check_opens(gate: Gate, band: Option<RowBand>, rows: u64, old: Option<u64>, opens: bool) {
         let old = old.map(|rows| live(None, rows));
-        assert_eq!(check_gate(gate, &key(None), rows, old.as_ref()).is_ok(), opens);
+        let found = check_gate(gate, band, &key(None), rows, old.as_ref());
+        assert_eq!(found.map_err(|error| error.kind()), if opens { Ok(()) } else { Err(ErrorKind::Refused) });
     }
 
     #[test]
     fn the_gate_keeps_rows_from_being_replaced_by_nothing() {
-        check_opens(Gate::RefuseEmpty, 0, Some(1), false);
-        check_opens(Gate::Open, 0, Some(1), true);
-        check_opens(Gate::RefuseEmpty, 1, Some(9), true);
-        check_opens(Gate::RefuseEmpty, 0, Some(0), true);
-        check_opens(Gate::RefuseEmpty, 0, None, true);
+        check_opens(Gate::Guarded, None, 0, Some(1), false);
+        check_opens(Gate::Open, None, 0, Some(1), true);
+        check_opens(Gate::Guarded, None, 1, Some(9), true);
+        check_opens(Gate::Guarded, None, 0, Some(0), true);
+        check_opens(Gate::Guarded, None, 0, None, true);
+    }
+
+    #[test]
+    fn the_gate_keeps_to_the_band() {
+        let band = Some(RowBand { least: 0.5, most: 2.0 });
+        for (rows, old, opens) in [(50, 100, true), (49, 100, false), (200, 100, true), (201, 100, false)] {
+            check_opens(Gate::Guarded, band, rows, Some(old), opens);
+            check_opens(Gate::Open, band, rows, Some(old), true);
+        }
+        // There is nothing to compare with.
+        check_opens(Gate::Guarded, band, 1_000, Some(0), true);
+        check_opens(Gate::Guarded, band, 1_000, None, true);
+        check_opens(Gate::Guarded, Some(RowBand { least: 0.5, most: f64::INFINITY }), 1_000, Some(1), true);
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ids::{FileId, SnapshotId, TableId};
+use crate::StorageError;
+use crate::hashing::{Extent, extent_of};
+use crate::ids::{FileId, PartitionKey, SnapshotId, TableId};
 
 /// Half-open `start <= t < end`, microseconds since 1970-01-01T00:00:00.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +35,12 @@ impl Snapshot {
         self.tables.get(id)
     }
 
+    /// The live version of a partition.
+    pub fn find(&self, key: &PartitionKey) -> Option<&Arc<Partition>> {
+        let found = self.tables.get(&key.table)?.partitions.get(&key.start())?;
+        (found.bucket == key.bucket).then_some(found)
+    }
+
     /// All tables, sorted by name.
     pub fn tables(&self) -> impl Iterator<Item = (&TableId, &Arc<Table>)> {
         self.tables.iter()
@@ -58,6 +66,16 @@ pub struct TableState {
     pub complete: bool,
 }
 
+impl Partition {
+    /// Whether the file's bytes are those that were published. Reads the whole file.
+    ///
+    /// # Errors
+    /// The file is missing or cannot be read.
+    pub fn is_intact(&self) -> Result<bool, StorageError> {
+        Ok(extent_of(&self.path)? == Extent { size_bytes: self.size_bytes, checksum: self.checksum })
+    }
+}
+
 /// One published partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
@@ -81,4 +99,8 @@ pub struct Partition {
     pub built_at: i64,
     /// How long the build took, in milliseconds.
     pub build_ms: u64,
+    /// The number of the snapshot that its publish made; 0 when it was published under format 1 of the store.
+    pub sequence: u64,
+    /// An operator went back to this version: only who asks for this partition replaces it, no schedule does.
+    pub held: bool,
 }

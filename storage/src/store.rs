@@ -1,6 +1,6 @@
 //! The store: one folder, one owner.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -9,14 +9,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use arrow::datatypes::SchemaRef;
 
-use crate::catalog::{Batch, Catalog, Contents, GarbageRecord, PartitionRecord};
-use crate::files::{FileIds, Files, FoundFile, create_folder};
-use crate::gc::{Garbage, GarbageFile, delete_orphans};
+use crate::catalog::{Batch, Catalog, GarbageRecord, PartitionRecord};
+use crate::faults::Faults;
+use crate::files::{FileIds, Files, create_folder};
+use crate::gc::{Garbage, GarbageFile, GcPolicy};
 use crate::live_jobs::LiveJobs;
 use crate::progress::Leases;
+use crate::recover::recover;
 use crate::{
-    FileId, JobState, Partition, PartitionKey, PartitionWriter, Snapshot, SnapshotId, StorageError, Table, TableId,
-    TableState,
+    FileId, Partition, PartitionKey, PartitionWriter, Snapshot, SnapshotId, StorageError, Table, TableId, TableState,
 };
 
 /// Where a store is and how it behaves.
@@ -24,8 +25,40 @@ use crate::{
 pub struct StoreOptions {
     /// The folder; created when it is not there.
     pub dir: PathBuf,
-    /// How long a replaced file stays.
+    /// How long a replaced file stays at least.
     pub gc_grace: Duration,
+    /// How many previous versions of every live partition stay for a rollback, the newest ones.
+    pub keep_versions: usize,
+    /// For how long they stay.
+    pub rollback_window: Duration,
+    /// The row counts, relative to those of the version before, that a publish through the gate may have.
+    pub row_band: Option<RowBand>,
+    /// For tests: what is to go wrong.
+    pub faults: Faults,
+}
+
+impl StoreOptions {
+    /// A store in `dir` that keeps a replaced file for a minute, and the previous version of every partition for
+    /// a day.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            gc_grace: Duration::from_secs(60),
+            keep_versions: 1,
+            rollback_window: Duration::from_secs(86_400),
+            row_band: None,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// How many rows a new version may have for each row of the one before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowBand {
+    /// At least.
+    pub least: f64,
+    /// At most; `f64::INFINITY` for no bound.
+    pub most: f64,
 }
 
 /// A handle; clones share one store.
@@ -38,13 +71,17 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Inner {
     dir: PathBuf,
-    pub(crate) gc_grace_us: i64,
+    pub(crate) policy: GcPolicy,
+    pub(crate) row_band: Option<RowBand>,
     pub(crate) files: Files,
     pub(crate) catalog: Catalog,
     snapshot: ArcSwap<Snapshot>,
     state: Mutex<State>,
     pub(crate) leases: Leases,
 }
+
+/// Partitions by table and start.
+pub(crate) type Missing = BTreeMap<(TableId, i64), PartitionRecord>;
 
 /// What changes with the catalog. Holding its lock is the right to change both.
 ///
@@ -53,33 +90,42 @@ pub(crate) struct Inner {
 /// (lease, gate, one job a partition) plainly correct.
 #[derive(Debug)]
 pub(crate) struct State {
-    file_ids: FileIds,
+    pub(crate) file_ids: FileIds,
     pub(crate) garbage: Garbage,
     pub(crate) jobs: LiveJobs,
+    /// Partitions of the catalog whose file was not there, or not whole, when the store was opened. They are not live, and come back at the next open should their files do: a disk that was not
+    /// mounted must not cost what is on it.
+    pub(crate) missing: Missing,
+    /// The newest id that a snapshot was ever given, or was to get in a change that failed.
+    pub(crate) last_snapshot: u64,
 }
 
 impl Store {
     /// Opens or creates a store.
     ///
     /// Jobs that were running wait again, with their attempt kept. Files of builds that were never published
-    /// are deleted. A partition whose file is missing or cut short is dropped, with a warning in the log.
+    /// are deleted. A partition whose file is missing or cut short is not live, with a warning in the log; it is
+    /// again when the file is back at a later start.
     ///
     /// # Errors
     /// `Locked` when another process (or another `Store` of this one) holds it, `Refused` when it is of a newer
-    /// format, `Corrupt` when the catalog is damaged, or what the file system says.
+    /// format, `Corrupt` when the catalog is damaged, or is not there and partition files are, or what the file
+    /// system says.
     pub fn open(options: StoreOptions) -> Result<Self, StorageError> {
-        let StoreOptions { dir, gc_grace } = options;
+        let policy = GcPolicy::of(&options);
+        let StoreOptions { dir, row_band, faults, .. } = options;
         let dir = std::path::absolute(&dir).map_err(|e| StorageError::io("find", &dir, e))?;
         fs::create_dir_all(&dir).map_err(|e| StorageError::io("create", &dir, e))?;
         let catalog_dir = dir.join("catalog");
-        create_folder(&catalog_dir)?;
+        create_folder(&catalog_dir, &faults)?;
         // From here on we hold the lock: nobody else writes files, so that what no record names is an orphan.
-        let catalog = Catalog::open(&catalog_dir)?;
-        let files = Files::open(dir.join("partitions"))?;
-        let (snapshot, state) = recover(&catalog, &files)?;
+        let catalog = Catalog::open(&catalog_dir, faults.clone())?;
+        let files = Files::open(dir.join("partitions"), faults)?;
+        let (snapshot, state) = recover(&dir, &catalog, &files)?;
         let inner = Inner {
             dir,
-            gc_grace_us: i64::try_from(gc_grace.as_micros()).unwrap_or(i64::MAX),
+            policy,
+            row_band,
             files,
             catalog,
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -108,10 +154,10 @@ impl Store {
     /// The catalog cannot be written; nothing has changed then.
     pub fn set_table_state(&self, table: &TableId, state: TableState) -> Result<(), StorageError> {
         let mut locked = self.lock()?;
-        let mut next = NextSnapshot::after(&self.snapshot());
-        if next.snapshot.tables.get(table).is_some_and(|known| known.state == state) {
+        if self.snapshot().tables.get(table).is_some_and(|known| known.state == state) {
             return Ok(());
         }
+        let mut next = self.next_snapshot(&mut locked);
         let mut batch = Batch::default();
         batch.put_table(table, &state);
         batch.put_snapshot(next.id());
@@ -127,7 +173,8 @@ impl Store {
                 let key = PartitionKey { table: table.clone(), bucket: partition.bucket };
                 batch.delete_partition(&key);
                 // Nobody says what time it is; who still reads the file keeps it all the same.
-                garbage.push(retire(&mut batch, key, partition, partition.built_at));
+                let (record, readers) = (PartitionRecord::of(partition), Arc::downgrade(partition));
+                garbage.push(retire(&mut batch, key, record, readers, partition.built_at));
                 false
             });
         }
@@ -158,7 +205,7 @@ impl Store {
             self.inner.files.create_folder(&key.table)?;
             state.file_ids.take(&self.inner.catalog)?
         };
-        PartitionWriter::create(key.clone(), id, self.inner.files.path(key, id), schema, time_column)
+        PartitionWriter::create(key.clone(), id, &self.inner.files, schema, time_column)
     }
 
     /// Drops the tables for which `keep` is false; gives their number. Their files become garbage.
@@ -170,9 +217,10 @@ impl Store {
         let candidates: Vec<TableId> =
             self.snapshot().tables().map(|(id, _)| id).filter(|id| !keep(id)).cloned().collect();
         let mut state = self.lock()?;
-        let mut next = NextSnapshot::after(&self.snapshot());
+        let mut next = self.next_snapshot(&mut state);
         let mut batch = Batch::default();
         let mut garbage = Vec::new();
+        let mut missing = Vec::new();
         let mut dropped = 0;
         for id in candidates {
             let Some(table) = next.snapshot.tables.remove(&id) else { continue };
@@ -181,7 +229,13 @@ impl Store {
             for partition in table.partitions.values() {
                 let key = PartitionKey { table: id.clone(), bucket: partition.bucket };
                 batch.delete_partition(&key);
-                garbage.push(retire(&mut batch, key, partition, now));
+                garbage.push(retire(&mut batch, key, PartitionRecord::of(partition), Arc::downgrade(partition), now));
+            }
+            for (place, record) in state.missing.range((id.clone(), i64::MIN)..=(id.clone(), i64::MAX)) {
+                let key = PartitionKey { table: id.clone(), bucket: record.bucket };
+                batch.delete_partition(&key);
+                garbage.push(retire(&mut batch, key, record.clone(), Weak::new(), now));
+                missing.push(place.clone());
             }
         }
         if dropped == 0 {
@@ -190,6 +244,7 @@ impl Store {
         batch.put_snapshot(next.id());
         self.inner.catalog.commit(batch)?;
         state.garbage.extend(garbage);
+        missing.iter().for_each(|place| drop(state.missing.remove(place)));
         self.swap(next);
         Ok(dropped)
     }
@@ -199,6 +254,13 @@ impl Store {
         // A panic between the write of the catalog and the change of memory leaves the two apart; going on
         // could hand a partition to two workers.
         self.inner.state.lock().map_err(|_poisoned| StorageError::Poisoned)
+    }
+
+    /// The next state in the making, under an id that no state has or was to have before.
+    pub(crate) fn next_snapshot(&self, state: &mut State) -> NextSnapshot {
+        let current = self.snapshot();
+        state.last_snapshot = state.last_snapshot.max(current.id) + 1;
+        NextSnapshot { snapshot: Snapshot { id: state.last_snapshot, tables: current.tables.clone() } }
     }
 
     /// Makes the next state the current one. The caller holds the lock and has committed it.
@@ -214,10 +276,6 @@ pub(crate) struct NextSnapshot {
 }
 
 impl NextSnapshot {
-    pub(crate) fn after(current: &Snapshot) -> Self {
-        Self { snapshot: Snapshot { id: current.id + 1, tables: current.tables.clone() } }
-    }
-
     pub(crate) fn id(&self) -> SnapshotId {
         self.snapshot.id()
     }
@@ -232,95 +290,12 @@ impl NextSnapshot {
 pub(crate) fn retire(
     batch: &mut Batch,
     key: PartitionKey,
-    partition: &Arc<Partition>,
+    version: PartitionRecord,
+    readers: Weak<Partition>,
     now: i64,
 ) -> (FileId, GarbageFile) {
-    let record = GarbageRecord { partition: key, size_bytes: partition.size_bytes, since: now };
-    batch.put_garbage(partition.file, &record);
-    (partition.file, GarbageFile { record, readers: Arc::downgrade(partition) })
-}
-
-/// Brings memory, catalog and files into one state after a stop of any kind.
-///
-/// The catalog goes first and files after it: a second crash in the middle leads here again.
-fn recover(catalog: &Catalog, files: &Files) -> Result<(Snapshot, State), StorageError> {
-    let contents = catalog.load()?;
-    let found = files.list()?;
-    let file_ids = FileIds::new(contents.file_limit, seen_ids(&contents, &found));
-    let mut batch = Batch::default();
-
-    let mut snapshot = Snapshot { id: contents.snapshot, tables: BTreeMap::new() };
-    for (id, state) in contents.tables {
-        snapshot.tables.insert(id, Arc::new(Table { state, partitions: BTreeMap::new() }));
-    }
-    let mut dropped = false;
-    let mut wanted = HashSet::with_capacity(contents.partitions.len());
-    for (table, record) in contents.partitions {
-        let key = PartitionKey { table, bucket: record.bucket };
-        let path = files.path(&key, record.file);
-        if is_intact(&path, &key, &record, &found) {
-            wanted.insert(path.clone());
-            let table = Arc::make_mut(snapshot.tables.entry(key.table.clone()).or_default());
-            table.partitions.insert(key.start(), Arc::new(record.into_partition(path)));
-        } else {
-            // A partition without its file would fail every query that needs it. Dropped, it is simply not
-            // covered: queries go to the source, or say so, and the scheduler builds it again.
-            batch.delete_partition(&key);
-            dropped = true;
-        }
-    }
-    if dropped {
-        snapshot.id += 1;
-        batch.put_snapshot(snapshot.id());
-    }
-
-    let mut garbage = Garbage::new();
-    for (id, record) in contents.garbage {
-        let path = files.path(&record.partition, id);
-        if found.contains_key(&path) {
-            wanted.insert(path);
-            // No snapshot of an earlier process can hold it, so only its grace is left to wait for.
-            garbage.insert(id, GarbageFile { record, readers: Weak::new() });
-        } else {
-            batch.delete_garbage(id);
-        }
-    }
-
-    let mut jobs = LiveJobs::default();
-    for mut job in contents.jobs {
-        match job.state {
-            JobState::Queued => {}
-            JobState::Running => {
-                job.state = JobState::Queued;
-                batch.put_job(&job);
-            }
-            JobState::Done { .. } | JobState::Failed { .. } | JobState::Cancelled => continue,
-        }
-        jobs.put(job);
-    }
-
-    catalog.commit(batch)?;
-    delete_orphans(files, &found, &wanted);
-    Ok((snapshot, State { file_ids, garbage, jobs }))
-}
-
-/// Every file id that something on disk knows.
-fn seen_ids(contents: &Contents, found: &HashMap<PathBuf, FoundFile>) -> impl Iterator<Item = FileId> {
-    let live = contents.partitions.iter().map(|(_, record)| record.file);
-    live.chain(contents.garbage.iter().map(|(id, _)| *id)).chain(found.values().map(|file| file.id))
-}
-
-/// Whether the file is there with its size. Its bytes were checked when it was published; reading all files
-/// again at every start would take too long.
-fn is_intact(path: &Path, key: &PartitionKey, record: &PartitionRecord, found: &HashMap<PathBuf, FoundFile>) -> bool {
-    let size_bytes = found.get(path).map(|file| file.size_bytes);
-    if size_bytes == Some(record.size_bytes) {
-        return true;
-    }
-    let fault = if size_bytes.is_some() { "of the wrong size" } else { "missing" };
-    tracing::warn!(
-        "the file {} of {key} is {fault}: the partition is dropped; rebuild it with `quarry build`",
-        path.display()
-    );
-    false
+    let file = version.file;
+    let record = GarbageRecord { partition: key, size_bytes: version.size_bytes, since: now, version: Some(version) };
+    batch.put_garbage(file, &record);
+    (file, GarbageFile { record, readers })
 }

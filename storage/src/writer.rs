@@ -1,11 +1,10 @@
 //! Record batches → a Parquet file.
 //!
 //! The file gets its final name at once: names are never reused, and nothing reads a file that the
-//! catalog does not name, so that there is no temporary name and no renaming.
+//! catalog does not name, so that there is no temporary name and no renaming. It gets its footer at its
+//! publish: a file that was never published is told by that (see `footer`).
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrowPrimitiveType, AsArray};
@@ -17,11 +16,13 @@ use arrow::datatypes::{
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
+use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::files::sync_folder;
+use crate::files::Files;
+use crate::footer::Footer;
 use crate::gc::DoomedFile;
+use crate::hashing::{Extent, HashingFile, read_extent};
 use crate::{FileId, PartitionKey, StorageError};
 
 /// A partition of ordinary size is one row group, so that a scan has one dictionary a column.
@@ -40,16 +41,17 @@ pub struct PartitionWriter {
     time: Option<TimeSpan>,
 }
 
-/// A complete, synced file that no catalog record names yet; dropping it unpublished deletes it.
+/// A file with all its rows, synced, that waits for its publish; dropping it unpublished deletes it.
 #[derive(Debug)]
 pub struct FinishedFile {
     pub(crate) file: FileName,
     pub(crate) schema: SchemaRef,
     pub(crate) rows: u64,
-    pub(crate) size_bytes: u64,
-    pub(crate) checksum: u64,
+    /// All that is written, which is all but the footer.
+    pub(crate) data: Extent,
     /// None without time column.
     pub(crate) time: Option<TimeSpan>,
+    encoder: ArrowWriter<HashingFile>,
 }
 
 /// Which file of which partition; deletes it when dropped.
@@ -73,19 +75,25 @@ impl PartitionWriter {
     pub(crate) fn create(
         key: PartitionKey,
         id: FileId,
-        path: PathBuf,
+        files: &Files,
         schema: SchemaRef,
         time_column: Option<&str>,
     ) -> Result<Self, StorageError> {
         let time = time_column.map(|name| TimeSpan::find(&key, &schema, name)).transpose()?;
+        let path = files.path(&key, id);
+        files.faults().check("create", &path)?;
         let file = File::options()
             .write(true)
             .create_new(true)
             .open(&path)
             .map_err(|e| StorageError::io("create", &path, e))?;
         let file_name = FileName { key, id, path: DoomedFile::new(path) };
-        let encoder = ArrowWriter::try_new(HashingFile::new(file), Arc::clone(&schema), Some(properties()))
-            .map_err(|e| StorageError::parquet("write", file_name.path.path(), e))?;
+        let encoder = ArrowWriter::try_new(
+            HashingFile::new(file, files.faults().clone()),
+            Arc::clone(&schema),
+            Some(properties()),
+        )
+        .map_err(|e| StorageError::parquet("write", file_name.path.path(), e))?;
         Ok(Self { file: file_name, schema, encoder: Some(encoder), rows: 0, time })
     }
 
@@ -117,35 +125,85 @@ impl PartitionWriter {
         self.encoder.as_ref().map_or(0, |encoder| (encoder.bytes_written() + encoder.in_progress_size()) as u64)
     }
 
-    /// Completes and syncs the file. A file without rows is a valid one.
+    /// Writes and syncs all rows. A file without rows is a valid one.
     ///
     /// # Errors
     /// As [`PartitionWriter::write`].
     pub fn finish(self) -> Result<FinishedFile, StorageError> {
         let path = self.file.path.path();
         let mut encoder = self.encoder.ok_or_else(|| StorageError::Broken(path.to_owned()))?;
-        // Not `into_inner`, which turns a full disk into mere text.
-        encoder.finish().map_err(|e| StorageError::parquet("write", path, e))?;
-        let out = encoder.inner();
-        // Both, in this order, before anyone may publish: a catalog record must never name a file that a
-        // power cut can take away.
-        out.file.sync_all().map_err(|e| StorageError::io("sync", path, e))?;
-        path.parent().map_or(Ok(()), sync_folder)?;
+        encoder.flush().map_err(|e| StorageError::parquet("write", path, e))?;
+        encoder.sync().map_err(|e| StorageError::io("write", path, e))?;
+        // Here and not at the publish, which others wait for: by far the most bytes are synced now.
+        encoder.inner().sync().map_err(|e| StorageError::io("sync", path, e))?;
         Ok(FinishedFile {
             rows: self.rows,
-            size_bytes: out.size_bytes,
-            checksum: out.hash.digest(),
+            data: encoder.inner().extent(),
             time: self.time,
             schema: self.schema,
             file: self.file,
+            encoder,
         })
     }
 }
 
 impl FinishedFile {
-    /// Bytes of it.
+    /// Bytes so far; the footer comes at the publish.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.data.size_bytes
+    }
+
+    /// What is on disk is what was written. Reads the whole file.
+    pub(crate) fn check_data(&self) -> Result<(), StorageError> {
+        let path = self.file.path.path();
+        let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
+        let found = read_extent(&mut file, 0, u64::MAX).map_err(|e| StorageError::io("read", path, e))?;
+        if found.size_bytes != self.data.size_bytes {
+            return Err(
+                self.corrupt(format!("it has {} bytes, and {} were written", found.size_bytes, self.data.size_bytes))
+            );
+        }
+        if found.checksum != self.data.checksum {
+            return Err(self.corrupt("its checksum is not that of the bytes written".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Writes the footer, syncs the file and its name, and reads the footer back; gives the whole file's extent.
+    ///
+    /// # Errors
+    /// `Full`, `Transient`, or `Corrupt`: the file is of no use then.
+    pub(crate) fn seal(&mut self, footer: &Footer, files: &Files) -> Result<Extent, StorageError> {
+        let path = self.file.path.path();
+        self.encoder.inner_mut().mark();
+        footer.to_values().into_iter().for_each(|value| self.encoder.append_key_value_metadata(value));
+        // Not `into_inner`, which turns a full disk into mere text.
+        self.encoder.finish().map_err(|e| StorageError::parquet("write", path, e))?;
+        let out = self.encoder.inner();
+        // Both, in this order, before the catalog is written: a record must never name a file that a power cut
+        // can take away.
+        out.sync().map_err(|e| StorageError::io("sync", path, e))?;
+        path.parent().map_or(Ok(()), |folder| files.sync_folder(folder))?;
+        let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
+        let tail = read_extent(&mut file, self.data.size_bytes, u64::MAX);
+        let tail = tail.map_err(|e| StorageError::io("read", path, e))?;
+        if Some(tail.checksum) != out.tail_checksum() {
+            return Err(self.corrupt("its footer is not what was written".to_owned()));
+        }
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| self.corrupt(e.to_string()))?;
+        if Footer::parse(&metadata).as_ref() != Some(footer) {
+            return Err(self.corrupt("its footer does not say what it should".to_owned()));
+        }
+        let rows = metadata.file_metadata().num_rows();
+        if u64::try_from(rows) != Ok(self.rows) {
+            return Err(self.corrupt(format!("its footer counts {rows} rows, and {} were written", self.rows)));
+        }
+        Ok(out.extent())
+    }
+
+    fn corrupt(&self, fault: String) -> StorageError {
+        let path = self.file.path.path().to_owned();
+        StorageError::CorruptFile { path, partition: self.file.key.clone(), fault }
     }
 
     /// Rows in it.
@@ -236,56 +294,6 @@ fn properties() -> WriterProperties {
         .build()
 }
 
-/// A file that hashes and counts what passes, so that the checksum is of what we meant to write.
-#[derive(Debug)]
-struct HashingFile {
-    file: File,
-    hash: Box<Hash>,
-    size_bytes: u64,
-}
-
-/// The hash of a file's bytes: XXH3, 64 bits, seed 0.
-pub(crate) struct Hash(Xxh3Default);
-
-impl Hash {
-    pub(crate) fn new() -> Self {
-        Self(Xxh3Default::new())
-    }
-
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    pub(crate) fn digest(&self) -> u64 {
-        self.0.digest()
-    }
-}
-
-impl std::fmt::Debug for Hash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hash").finish_non_exhaustive()
-    }
-}
-
-impl HashingFile {
-    fn new(file: File) -> Self {
-        Self { file, hash: Box::new(Hash::new()), size_bytes: 0 }
-    }
-}
-
-impl Write for HashingFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hash.update(bytes.get(..written).unwrap_or(bytes));
-        self.size_bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -298,19 +306,27 @@ mod tests {
     use arrow::datatypes::Field;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::basic::PageType;
-    use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use parquet::file::metadata::PageIndexPolicy;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use tempfile::TempDir;
 
     use super::*;
-    use crate::{ErrorKind, TableId};
+    use crate::faults::Faults;
+    use crate::footer::{Ending, read_ending};
+    use crate::{Bounds, ErrorKind, TableId, TableState};
 
     fn key() -> PartitionKey {
         PartitionKey { table: TableId::new("t").unwrap(), bucket: None }
     }
 
+    fn files(dir: &TempDir) -> Files {
+        let files = Files::open(dir.path().to_owned(), Faults::default()).unwrap();
+        files.create_folder(&key().table).unwrap();
+        files
+    }
+
     fn create(dir: &TempDir, schema: SchemaRef, time_column: Option<&str>) -> Result<PartitionWriter, StorageError> {
-        PartitionWriter::create(key(), FileId(1), dir.path().join("f.parquet"), schema, time_column)
+        PartitionWriter::create(key(), FileId(1), &files(dir), schema, time_column)
     }
 
     fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
@@ -323,8 +339,27 @@ mod tests {
         writer.finish().unwrap()
     }
 
+    fn seal(dir: &TempDir, file: &mut FinishedFile) -> (Footer, Extent) {
+        let state = TableState { range: Some(Bounds { start: -5, end: 5 }), complete: true };
+        let footer = Footer {
+            key: key(),
+            file: FileId(1),
+            sequence: 7,
+            rows: file.rows,
+            data: file.data,
+            time_bounds: Some((-1, 2)),
+            refresh_key: "a = \"ä\"".to_owned(),
+            built_at: -3,
+            build_ms: 4,
+            held: true,
+            state,
+        };
+        let extent = file.seal(&footer, &files(dir)).unwrap();
+        (footer, extent)
+    }
+
     fn names(dir: &TempDir) -> usize {
-        fs::read_dir(dir.path()).unwrap().count()
+        fs::read_dir(dir.path().join("t")).map_or(0, Iterator::count)
     }
 
     #[test]
@@ -332,23 +367,44 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let city: ArrayRef = Arc::new(StringArray::from(vec![Some("Köln"), None, Some("")]));
         let batch = batch(vec![("city", city), ("n", Arc::new(Int64Array::from(vec![1, -2, i64::MAX])))]);
-        let file = finish(&dir, &[batch.clone(), batch.slice(1, 2)], None);
+        let mut file = finish(&dir, &[batch.clone(), batch.slice(1, 2)], None);
         assert_eq!((file.rows(), file.schema()), (5, batch.schema()));
+        file.check_data().unwrap();
+        let (_, extent) = seal(&dir, &mut file);
         let bytes = fs::read(file.file.path.path()).unwrap();
-        assert_eq!(file.size_bytes, bytes.len() as u64);
-        assert_eq!(file.checksum, xxhash_rust::xxh3::xxh3_64(&bytes));
+        assert_eq!(extent.size_bytes, bytes.len() as u64);
+        assert_eq!(extent.checksum, xxhash_rust::xxh3::xxh3_64(&bytes));
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file.file.path.path()).unwrap()).unwrap();
         let read: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
         let read = arrow::compute::concat_batches(&batch.schema(), &read).unwrap();
         let written = arrow::compute::concat_batches(&batch.schema(), &[batch.clone(), batch.slice(1, 2)]).unwrap();
-        assert_eq!(read, written);
+        assert_eq!(read.columns(), written.columns());
+    }
+
+    #[test]
+    fn a_file_tells_what_it_is_once_it_is_published_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = batch(vec![("n", Arc::new(Int64Array::from(vec![1, 2])) as _)]);
+        let mut file = finish(&dir, &[rows], None);
+        let path = file.file.path.path().to_owned();
+        assert!(matches!(read_ending(&path).unwrap(), Ending::None(_)));
+        let (footer, _) = seal(&dir, &mut file);
+        let Ending::Ours(found) = read_ending(&path).unwrap() else { panic!("no footer of ours") };
+        assert_eq!(*found, footer);
+        found.check_data(&path).unwrap();
+        // A flipped byte among the rows is seen without the catalog.
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.get_mut(10).unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(found.check_data(&path).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]
     fn files_have_the_layout_that_scans_want() {
         let dir = tempfile::tempdir().unwrap();
         let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..10_000).map(|i| format!("brand {}", i % 50))));
-        let file = finish(&dir, &[batch(vec![("brand", text)])], None);
+        let mut file = finish(&dir, &[batch(vec![("brand", text)])], None);
+        seal(&dir, &mut file);
         let path = file.file.path.path();
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Required)
@@ -379,7 +435,8 @@ mod tests {
     fn a_file_without_rows_is_valid() {
         let dir = tempfile::tempdir().unwrap();
         let empty = batch(vec![("n", Arc::new(Int64Array::from(Vec::<i64>::new())) as _)]);
-        let file = finish(&dir, &[empty], None);
+        let mut file = finish(&dir, &[empty], None);
+        seal(&dir, &mut file);
         let reader = SerializedFileReader::new(File::open(file.file.path.path()).unwrap()).unwrap();
         assert_eq!((file.rows(), reader.metadata().file_metadata().num_rows()), (0, 0));
     }
@@ -466,16 +523,18 @@ mod tests {
     #[test]
     fn a_file_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("f.parquet"), "precious").unwrap();
+        let path = files(&dir).path(&key(), FileId(1));
+        fs::write(&path, "precious").unwrap();
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
         assert!(matches!(create(&dir, schema, None), Err(StorageError::Io { .. })));
-        assert_eq!(fs::read_to_string(dir.path().join("f.parquet")).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(path).unwrap(), "precious");
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_breaks_the_writer_but_nothing_else() {
-        let full = || HashingFile::new(File::options().write(true).open(Path::new("/dev/full")).unwrap());
+        let full =
+            || HashingFile::new(File::options().write(true).open(Path::new("/dev/full")).unwrap(), Faults::default());
         let dir = tempfile::tempdir().unwrap();
         // Random bytes, so that a row group overflows the buffers between us and the disk.
         let numbers = (0..ROW_GROUP_ROWS as u64).map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()).cast_signed());

@@ -214,7 +214,11 @@ fn assert_no_orphans(project: &Project, server: Server, everything: &Value) {
     whole(&seen_months(&server, LAST_DAY));
     server.assert_alive();
     server.kill();
-    let options = StoreOptions { dir: project.path().join(".quarry"), gc_grace: Duration::ZERO };
+    let options = StoreOptions {
+        gc_grace: Duration::ZERO,
+        keep_versions: 0,
+        ..StoreOptions::new(project.path().join(".quarry"))
+    };
     let store = Store::open(options).expect("the store opens, its owner has ended");
     let hour = 3_600_000_000;
     store.collect_garbage(quarry::time::Clock::System.now() + hour).expect("garbage can be collected");

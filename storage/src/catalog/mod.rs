@@ -14,11 +14,13 @@ pub(crate) use record::{GarbageRecord, PartitionRecord};
 
 use crate::catalog::key::Prefix;
 use crate::catalog::record::RecordFault;
+use crate::faults::Faults;
 use crate::{FileId, JobId, JobRecord, PartitionKey, SnapshotId, StorageError, TableId, TableState};
 
 /// The newest format of the store as a whole: layout of folders, kinds of keys, meaning of records.
 ///
-/// 2: jobs may be cancelled, and tell what they published.
+/// 2: jobs may be cancelled, and tell what they published; files tell what they are in their footers; replaced
+/// files can be published again.
 const FORMAT: u32 = 2;
 
 /// The open catalog; it holds RocksDB's lock.
@@ -26,6 +28,7 @@ const FORMAT: u32 = 2;
 pub(crate) struct Catalog {
     db: DB,
     dir: PathBuf,
+    faults: Faults,
 }
 
 /// All that a store keeps in memory, as found on disk.
@@ -40,10 +43,32 @@ pub(crate) struct Contents {
 }
 
 impl Catalog {
-    /// Opens or creates the catalog in `dir`, whose parent exists.
-    pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
-        let mut options = Options::default();
+    /// Opens or creates the catalog in `dir`, whose parent exists. Before anything else is done with it, one that
+    /// is not [new](Self::is_new), or is to stay, is [taken over](Self::take_over).
+    ///
+    /// # Errors
+    /// `Locked`, `Corrupt`, or `Refused` for one of a later release.
+    pub(crate) fn open(dir: &Path, faults: Faults) -> Result<Self, StorageError> {
+        let mut options = Self::options();
         options.create_if_missing(true);
+        let db = DB::open(&options, dir).map_err(|e| StorageError::catalog("open", dir, e))?;
+        let catalog = Self { db, dir: dir.to_owned(), faults };
+        catalog.format()?;
+        Ok(catalog)
+    }
+
+    /// Opens the catalog as it is now, to be read only, also while another process has it open. Nothing on disk
+    /// is touched.
+    pub(crate) fn open_read_only(dir: &Path) -> Result<Self, StorageError> {
+        let db = DB::open_for_read_only(&Self::options(), dir, false);
+        let db = db.map_err(|e| StorageError::catalog("read", dir, e))?;
+        let catalog = Self { db, dir: dir.to_owned(), faults: Faults::default() };
+        catalog.format()?;
+        Ok(catalog)
+    }
+
+    fn options() -> Options {
+        let mut options = Options::default();
         // A catalog is a few megabytes at most: small buffers, few files and threads, no statistics.
         options.set_write_buffer_size(4 << 20);
         options.set_keep_log_file_num(2);
@@ -51,23 +76,32 @@ impl Catalog {
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-        let db = DB::open(&options, dir).map_err(|e| StorageError::catalog("open", dir, e))?;
-        let catalog = Self { db, dir: dir.to_owned() };
-        catalog.check_format()?;
-        Ok(catalog)
+        options
     }
 
-    /// A new store, or one of an earlier release, gets our format; one of a later release is left alone.
+    /// Whether nothing was ever written to it.
+    pub(crate) fn is_new(&self) -> Result<bool, StorageError> {
+        Ok(self.format()?.is_none())
+    }
+
+    /// The format that it is in; one of a later release is refused.
+    pub(crate) fn format(&self) -> Result<Option<u32>, StorageError> {
+        match self.number(key::FORMAT)?.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
+            Some(found) if found > FORMAT => {
+                let dir = self.dir.parent().unwrap_or(&self.dir).to_owned();
+                Err(StorageError::NewerFormat { dir, found, known: FORMAT })
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Brings a new catalog, or one of an earlier release, to our format.
     ///
     /// Nothing is rewritten: records carry versions of their own, and those of every earlier format are read.
     /// The number is raised before the first new record is written, so that an earlier release says why it does
     /// not open the store, instead of meeting records that it takes for damaged.
-    fn check_format(&self) -> Result<(), StorageError> {
-        match self.number(key::FORMAT)?.map(|found| u32::try_from(found).unwrap_or(u32::MAX)) {
-            Some(found) if found > FORMAT => {
-                let dir = self.dir.parent().unwrap_or(&self.dir).to_owned();
-                return Err(StorageError::NewerFormat { dir, found, known: FORMAT });
-            }
+    pub(crate) fn take_over(&self) -> Result<(), StorageError> {
+        match self.format()? {
             Some(FORMAT) => return Ok(()),
             Some(found) => tracing::info!(from = found, to = FORMAT, "the store is taken over from an earlier format"),
             None => {}
@@ -85,9 +119,28 @@ impl Catalog {
         if batch.0.is_empty() {
             return Ok(());
         }
+        self.faults.check("write", &self.dir)?;
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch.0, &options).map_err(|e| StorageError::catalog("write", &self.dir, e))
+        self.db.write_opt(batch.0, &options).map_err(|e| StorageError::catalog("write", &self.dir, e))?;
+        // As a disk does that has taken the bytes and then fails to say so.
+        self.faults.check("write", &self.dir)
+    }
+
+    /// Copies all records, but those of replaced files, into a new catalog in `dir`.
+    ///
+    /// # Errors
+    /// Either catalog's.
+    pub(crate) fn copy_to(&self, dir: &Path) -> Result<(), StorageError> {
+        let target = Self::open(dir, Faults::default())?;
+        let mut batch = Batch::default();
+        for entry in self.db.iterator(IteratorMode::Start) {
+            let (key, value) = entry.map_err(|e| StorageError::catalog("read", &self.dir, e))?;
+            if key.first() != Some(&Prefix::Garbage.byte()) {
+                batch.0.put(key, value);
+            }
+        }
+        target.commit(batch)
     }
 
     /// Reads everything.
@@ -217,7 +270,9 @@ mod tests {
     use crate::{Bounds, ErrorKind};
 
     fn open(dir: &Path) -> Result<Catalog, StorageError> {
-        Catalog::open(&dir.join("catalog"))
+        let catalog = Catalog::open(&dir.join("catalog"), Faults::default())?;
+        catalog.take_over()?;
+        Ok(catalog)
     }
 
     fn table(name: &str) -> TableId {
@@ -238,9 +293,12 @@ mod tests {
             refresh_key: "k".into(),
             built_at: 4,
             build_ms: 5,
+            sequence: 6,
+            held: true,
         };
         let key = PartitionKey { table: table("a"), bucket };
-        let garbage = GarbageRecord { partition: key.clone(), size_bytes: 7, since: 8 };
+        let garbage =
+            GarbageRecord { partition: key.clone(), size_bytes: 7, since: 8, version: Some(partition.clone()) };
         let state = TableState { range: bucket, complete: true };
         let catalog = open(dir.path()).unwrap();
         let mut batch = Batch::default();
@@ -294,7 +352,7 @@ mod tests {
             let error = catalog.load().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
             assert!(error.to_string().contains(text), "{error}");
-            assert!(error.to_string().contains("quarry build"), "{error}");
+            assert!(error.to_string().contains("quarry fsck --repair"), "{error}");
             catalog.db.delete(key).unwrap();
         }
         catalog.load().unwrap();
@@ -314,6 +372,8 @@ mod tests {
             refresh_key: String::new(),
             built_at: 0,
             build_ms: 0,
+            sequence: 0,
+            held: false,
         };
         let other = PartitionKey { table: table("a"), bucket: None };
         catalog.db.put(key::partition(&other), record::encode_partition(&record)).unwrap();

@@ -7,12 +7,18 @@
 use std::path::PathBuf;
 
 pub(crate) use crate::error::RecordFault;
+use crate::footer::Footer;
+use crate::hashing::Extent;
 use crate::{Bounds, FileId, JobId, JobOutput, JobRecord, JobState, Partition, PartitionKey, TableId, TableState};
 
 /// The version that most records have today.
 const VERSION: u8 = 1;
 /// That of jobs: since 2 a done job tells its rows and bytes, and a job may be cancelled.
 const JOB_VERSION: u8 = 2;
+/// That of partitions: since 2 with the sequence of their publish, and whether they are held.
+const PARTITION_VERSION: u8 = 2;
+/// That of garbage: since 2 it tells all that is known of the replaced partition, for a rollback.
+const GARBAGE_VERSION: u8 = 2;
 
 /// A live partition; its table and start are in the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +32,64 @@ pub(crate) struct PartitionRecord {
     pub(crate) refresh_key: String,
     pub(crate) built_at: i64,
     pub(crate) build_ms: u64,
+    /// The snapshot that its publish made; 0 for one that was published under format 1.
+    pub(crate) sequence: u64,
+    pub(crate) held: bool,
 }
 
 impl PartitionRecord {
     /// The partition as snapshots show it.
     pub(crate) fn into_partition(self, path: PathBuf) -> Partition {
-        let Self { bucket, file, rows, size_bytes, checksum, time_bounds, refresh_key, built_at, build_ms } = self;
-        Partition { bucket, file, path, rows, size_bytes, checksum, time_bounds, refresh_key, built_at, build_ms }
+        let Self { bucket, file, rows, size_bytes, checksum, time_bounds, refresh_key, built_at, build_ms, .. } = self;
+        let (sequence, held) = (self.sequence, self.held);
+        Partition {
+            bucket,
+            file,
+            path,
+            rows,
+            size_bytes,
+            checksum,
+            time_bounds,
+            refresh_key,
+            built_at,
+            build_ms,
+            sequence,
+            held,
+        }
+    }
+
+    /// The record of a partition as a snapshot shows it.
+    pub(crate) fn of(partition: &Partition) -> Self {
+        Self {
+            bucket: partition.bucket,
+            file: partition.file,
+            rows: partition.rows,
+            size_bytes: partition.size_bytes,
+            checksum: partition.checksum,
+            time_bounds: partition.time_bounds,
+            refresh_key: partition.refresh_key.clone(),
+            built_at: partition.built_at,
+            build_ms: partition.build_ms,
+            sequence: partition.sequence,
+            held: partition.held,
+        }
+    }
+
+    /// What a file says of itself, with the extent of the whole file.
+    pub(crate) fn of_footer(footer: &Footer, extent: Extent) -> Self {
+        Self {
+            bucket: footer.key.bucket,
+            file: footer.file,
+            rows: footer.rows,
+            size_bytes: extent.size_bytes,
+            checksum: extent.checksum,
+            time_bounds: footer.time_bounds,
+            refresh_key: footer.refresh_key.clone(),
+            built_at: footer.built_at,
+            build_ms: footer.build_ms,
+            sequence: footer.sequence,
+            held: footer.held,
+        }
     }
 }
 
@@ -44,6 +101,8 @@ pub(crate) struct GarbageRecord {
     pub(crate) size_bytes: u64,
     /// When it was replaced, in UTC microseconds.
     pub(crate) since: i64,
+    /// What it was, if it can be published again; none for one that was replaced under format 1.
+    pub(crate) version: Option<PartitionRecord>,
 }
 
 pub(crate) fn encode_number(value: u64) -> Vec<u8> {
@@ -63,42 +122,27 @@ pub(crate) fn decode_table(bytes: &[u8]) -> Result<TableState, RecordFault> {
 }
 
 pub(crate) fn encode_partition(record: &PartitionRecord) -> Vec<u8> {
-    Encoder::new(VERSION)
-        .bounds(record.bucket)
-        .u64(record.file.0)
-        .u64(record.rows)
-        .u64(record.size_bytes)
-        .u64(record.checksum)
-        .bounds(record.time_bounds.map(|(start, end)| Bounds { start, end }))
-        .text(&record.refresh_key)
-        .i64(record.built_at)
-        .u64(record.build_ms)
-        .0
+    Encoder::new(PARTITION_VERSION).record(record).0
 }
 
 pub(crate) fn decode_partition(bytes: &[u8]) -> Result<PartitionRecord, RecordFault> {
-    decode(bytes, VERSION, |from| {
-        Ok(PartitionRecord {
-            bucket: from.bounds()?,
-            file: FileId(from.u64()?),
-            rows: from.u64()?,
-            size_bytes: from.u64()?,
-            checksum: from.u64()?,
-            time_bounds: from.bounds()?.map(|bounds| (bounds.start, bounds.end)),
-            refresh_key: from.text()?,
-            built_at: from.i64()?,
-            build_ms: from.u64()?,
-        })
-    })
+    decode(bytes, PARTITION_VERSION, |from| from.record())
 }
 
 pub(crate) fn encode_garbage(record: &GarbageRecord) -> Vec<u8> {
-    Encoder::new(VERSION).partition(&record.partition).u64(record.size_bytes).i64(record.since).0
+    let encoder = Encoder::new(GARBAGE_VERSION).partition(&record.partition).u64(record.size_bytes).i64(record.since);
+    match &record.version {
+        None => encoder.u8(0).0,
+        Some(version) => encoder.u8(1).record(version).0,
+    }
 }
 
 pub(crate) fn decode_garbage(bytes: &[u8]) -> Result<GarbageRecord, RecordFault> {
-    decode(bytes, VERSION, |from| {
-        Ok(GarbageRecord { partition: from.partition()?, size_bytes: from.u64()?, since: from.i64()? })
+    decode(bytes, GARBAGE_VERSION, |from| {
+        let (partition, size_bytes, since) = (from.partition()?, from.u64()?, from.i64()?);
+        let has_version = from.version >= 2 && from.bool()?;
+        let version = if has_version { Some(from.record()?) } else { None };
+        Ok(GarbageRecord { partition, size_bytes, since, version })
     })
 }
 
@@ -193,6 +237,20 @@ impl Encoder {
         }
     }
 
+    fn record(self, record: &PartitionRecord) -> Self {
+        self.bounds(record.bucket)
+            .u64(record.file.0)
+            .u64(record.rows)
+            .u64(record.size_bytes)
+            .u64(record.checksum)
+            .bounds(record.time_bounds.map(|(start, end)| Bounds { start, end }))
+            .text(&record.refresh_key)
+            .i64(record.built_at)
+            .u64(record.build_ms)
+            .u64(record.sequence)
+            .u8(u8::from(record.held))
+    }
+
     fn partition(self, value: &PartitionKey) -> Self {
         self.text(value.table.as_str()).bounds(value.bucket)
     }
@@ -272,6 +330,23 @@ impl Decoder<'_> {
         Ok(if is_known { Some(JobOutput { rows: self.u64()?, size_bytes: self.u64()? }) } else { None })
     }
 
+    fn record(&mut self) -> Result<PartitionRecord, RecordFault> {
+        let is_first = self.version == 1;
+        Ok(PartitionRecord {
+            bucket: self.bounds()?,
+            file: FileId(self.u64()?),
+            rows: self.u64()?,
+            size_bytes: self.u64()?,
+            checksum: self.u64()?,
+            time_bounds: self.bounds()?.map(|bounds| (bounds.start, bounds.end)),
+            refresh_key: self.text()?,
+            built_at: self.i64()?,
+            build_ms: self.u64()?,
+            sequence: if is_first { 0 } else { self.u64()? },
+            held: if is_first { false } else { self.bool()? },
+        })
+    }
+
     fn partition(&mut self) -> Result<PartitionKey, RecordFault> {
         let table = TableId::new(&self.text()?).ok_or(RecordFault::Text)?;
         Ok(PartitionKey { table, bucket: self.bounds()? })
@@ -311,6 +386,14 @@ mod tests {
         })
     }
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = hex.replace('_', "");
+        (0..digits.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(digits.get(at..at + 2).unwrap(), 16).unwrap())
+            .collect()
+    }
+
     /// Pins the bytes, with `_` between values, and checks the way back; no damage gets through.
     #[track_caller]
     fn check<T: PartialEq + Debug>(
@@ -340,9 +423,8 @@ mod tests {
         check(state, encode_table(&state), "01_01ffffffffffffffff0000000000000002_01", decode_table);
     }
 
-    #[test]
-    fn partitions_are_pinned() {
-        let mut record = PartitionRecord {
+    fn partition() -> PartitionRecord {
+        PartitionRecord {
             bucket: Some(DAY),
             file: FileId(3),
             rows: 4,
@@ -352,21 +434,42 @@ mod tests {
             refresh_key: "ä".into(),
             built_at: 6,
             build_ms: 7,
-        };
-        let pinned = "01_01ffffffffffffffff0000000000000002_0000000000000003_0000000000000004_0000000000000005_\
-            ffffffffffffffff_0100000000000000000000000000000001_0000000000000002c3a4_0000000000000006_0000000000000007";
-        check(record.clone(), encode_partition(&record), pinned, decode_partition);
+            sequence: 8,
+            held: true,
+        }
+    }
+
+    const PARTITION: &str = "01ffffffffffffffff0000000000000002_0000000000000003_0000000000000004_0000000000000005_\
+        ffffffffffffffff_0100000000000000000000000000000001_0000000000000002c3a4_0000000000000006_0000000000000007";
+
+    #[test]
+    fn partitions_are_pinned() {
+        let mut record = partition();
+        let pinned = format!("02_{PARTITION}_0000000000000008_01");
+        check(record.clone(), encode_partition(&record), &pinned, decode_partition);
         (record.bucket, record.time_bounds, record.refresh_key) = (None, None, String::new());
-        let pinned = "01_00_0000000000000003_0000000000000004_0000000000000005_ffffffffffffffff_00_\
-            0000000000000000_0000000000000006_0000000000000007";
+        let pinned = "02_00_0000000000000003_0000000000000004_0000000000000005_ffffffffffffffff_00_\
+            0000000000000000_0000000000000006_0000000000000007_0000000000000008_01";
         check(record.clone(), encode_partition(&record), pinned, decode_partition);
     }
 
     #[test]
+    fn partitions_and_garbage_of_format_1_are_read() {
+        let first = PartitionRecord { sequence: 0, held: false, ..partition() };
+        assert_eq!(decode_partition(&bytes(&format!("01_{PARTITION}"))), Ok(first));
+        let first = GarbageRecord { partition: key(), size_bytes: 1, since: -2, version: None };
+        assert_eq!(decode_garbage(&bytes(&format!("01_{GARBAGE}"))), Ok(first));
+    }
+
+    const GARBAGE: &str = "000000000000000174_01ffffffffffffffff0000000000000002_0000000000000001_fffffffffffffffe";
+
+    #[test]
     fn garbage_is_pinned() {
-        let record = GarbageRecord { partition: key(), size_bytes: 1, since: -2 };
-        let pinned = "01_000000000000000174_01ffffffffffffffff0000000000000002_0000000000000001_fffffffffffffffe";
-        check(record.clone(), encode_garbage(&record), pinned, decode_garbage);
+        let record = GarbageRecord { partition: key(), size_bytes: 1, since: -2, version: None };
+        check(record.clone(), encode_garbage(&record), &format!("02_{GARBAGE}_00"), decode_garbage);
+        let record = GarbageRecord { version: Some(partition()), ..record };
+        let pinned = format!("02_{GARBAGE}_01_{PARTITION}_0000000000000008_01");
+        check(record.clone(), encode_garbage(&record), &pinned, decode_garbage);
     }
 
     #[test]

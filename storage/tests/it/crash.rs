@@ -88,7 +88,7 @@ fn a_restored_old_catalog_never_reuses_a_name_of_a_younger_file() {
     fs::rename(backup.path().join("store/catalog"), dir.path().join("store/catalog")).unwrap();
     let store = open(&dir);
     assert_eq!(contents(&store), [("t 10".to_owned(), 1)]);
-    assert!(!young.exists());
+    assert!(young.exists(), "it may be all that is left of what was published");
     publish(&store, &key("t", 1), 3, 0);
     assert!(live(&store, &key("t", 1)).path > young);
 }

@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crash;
+mod faults;
 mod model;
 mod open;
 mod publish;
 mod queue;
+mod repair;
 mod support;
+mod versions;

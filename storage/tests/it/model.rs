@@ -157,14 +157,14 @@ impl Life {
     fn publish(&mut self, key: PartitionKey, random: &mut Random, jobs: Vec<Lease>) {
         let store = self.store();
         let count = random.below(4);
-        let gate = if random.below(2) == 0 { Gate::Open } else { Gate::RefuseEmpty };
+        let gate = if random.below(2) == 0 { Gate::Open } else { Gate::Guarded };
         let file = write(&store, &key, usize::try_from(count).unwrap());
         let refresh_key = format!("{}", self.now);
         let publish = Publish { gate, ..publication(&key, file, &refresh_key, jobs.clone()) };
         let start = key.bucket.unwrap().start;
         let old = self.model.tables.get(&key.table).and_then(|table| table.partitions.get(&start)).cloned();
         let result = store.publish(publish, self.now);
-        if gate == Gate::RefuseEmpty && count == 0 && old.as_ref().is_some_and(|old| old.0 > 0) {
+        if gate == Gate::Guarded && count == 0 && old.as_ref().is_some_and(|old| old.0 > 0) {
             assert_eq!(result.unwrap_err().kind(), ErrorKind::Refused);
             return;
         }

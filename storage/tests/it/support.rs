@@ -19,8 +19,14 @@ pub(crate) const WIDTH: i64 = 10;
 /// A replaced file stays for so many microseconds.
 pub(crate) const GRACE_US: i64 = 100;
 
+/// Short grace, and no version kept for a rollback.
+pub(crate) fn options(dir: &Path) -> StoreOptions {
+    let gc_grace = Duration::from_micros(GRACE_US.unsigned_abs());
+    StoreOptions { gc_grace, keep_versions: 0, ..StoreOptions::new(dir.join("store")) }
+}
+
 pub(crate) fn try_open(dir: &Path) -> Result<Store, StorageError> {
-    Store::open(StoreOptions { dir: dir.join("store"), gc_grace: Duration::from_micros(GRACE_US.unsigned_abs()) })
+    Store::open(options(dir))
 }
 
 pub(crate) fn open(dir: &TempDir) -> Store {
@@ -63,7 +69,7 @@ pub(crate) fn write_times(store: &Store, key: &PartitionKey, times: &[i64]) -> F
 
 pub(crate) fn publication(key: &PartitionKey, file: FinishedFile, refresh_key: &str, jobs: Vec<Lease>) -> Publish {
     let refresh_key = refresh_key.to_owned();
-    Publish { key: key.clone(), file, refresh_key, build_ms: 1, jobs, gate: Gate::RefuseEmpty }
+    Publish { key: key.clone(), file, refresh_key, build_ms: 1, jobs, gate: Gate::Guarded }
 }
 
 /// Publishes a partition with so many rows, without a job.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
+use quarry_storage::{ErrorKind, StorageError};
 use serde_json::{Map, Value};
 
 use crate::auth::AuthError;
@@ -44,6 +45,9 @@ pub(super) enum ApiError {
     /// The job request was not taken.
     #[error(transparent)]
     Refresh(#[from] RefreshError),
+    /// The store cannot do that.
+    #[error(transparent)]
+    Store(#[from] StorageError),
     /// The query ran too long.
     #[error("Error: Query execution timeout after {} of waiting", spoken_duration(*.0))]
     Timeout(Duration),
@@ -94,8 +98,9 @@ impl ApiError {
                 | RefreshError::TooManyPartitions { .. } => bad(error),
                 RefreshError::Timeout(_) => bad(&format!("Error: {error}")),
                 RefreshError::Query(error) => query_face(error),
-                RefreshError::Storage(_) => Face::internal(),
+                RefreshError::Storage(error) => store_face(error),
             },
+            Self::Store(error) => store_face(error),
             Self::Internal(_) => Face::internal(),
         }
     }
@@ -118,6 +123,16 @@ impl ApiError {
             body.insert("requestId".to_owned(), Value::from(request_id));
         }
         json_response(face.status, Value::Object(body).to_string())
+    }
+}
+
+/// What concerns the request is shown; what names files of this machine is not.
+fn store_face(error: &StorageError) -> Face {
+    match error {
+        StorageError::NoVersion { .. } => Face::new(StatusCode::NOT_FOUND, error),
+        StorageError::Changed { .. } => Face::new(StatusCode::CONFLICT, error),
+        error if error.kind() == ErrorKind::Refused => Face::new(StatusCode::BAD_REQUEST, error),
+        _ => Face::internal(),
     }
 }
 

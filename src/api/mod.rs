@@ -20,6 +20,7 @@ mod refresh;
 mod rows;
 mod shown;
 mod sql;
+mod store;
 mod wire;
 
 use std::fmt;
@@ -54,6 +55,7 @@ use crate::refresh::Refresher;
 use crate::tasks::Tasks;
 use crate::time::Clock;
 
+pub use self::store::describe_rollback;
 pub use self::wire::{parse_request, parse_zone};
 
 /// Answers shorter than this are not compressed, in bytes.
@@ -226,6 +228,18 @@ static ROUTES: &[Route] = &[
         path: "/quarry/v1/jobs/{name}/retry",
         access: Access::Scoped(Scope::Jobs),
         handle: |parts, call| jobs::manage::retry(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/quarry/v1/rollback",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, call| store::rollback(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/quarry/v1/gc",
+        access: Access::Scoped(Scope::Jobs),
+        handle: |parts, _| store::collect_garbage(parts).boxed(),
     },
 ];
 

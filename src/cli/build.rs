@@ -137,7 +137,7 @@ pub(super) fn check_rollup_names(app: &App, names: &[String]) -> anyhow::Result<
 }
 
 /// `YYYY-MM-DD` (its midnight) or a timestamp, as local microseconds.
-fn parse_date(text: &str) -> anyhow::Result<i64> {
+pub(super) fn parse_date(text: &str) -> anyhow::Result<i64> {
     let midnight = || text.parse::<chrono::NaiveDate>().map(|date| date.and_time(chrono::NaiveTime::MIN));
     let time = text.parse::<chrono::NaiveDateTime>().or_else(|_| midnight());
     Ok(to_micros(time.with_context(|| format!("'{text}' is not a date such as 2024-03-01"))?))

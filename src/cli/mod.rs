@@ -8,6 +8,7 @@ mod jobs;
 mod query;
 mod serve;
 mod server;
+mod store;
 mod token;
 mod verify;
 
@@ -62,6 +63,18 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Validate the data model; exit code 1 when it has faults
     Check(ProjectArgs),
+    /// List what is published, and the versions that can be gone back to
+    Partitions(store::PartitionsArgs),
+    /// Go back to versions that were published before
+    Rollback(store::RollbackArgs),
+    /// Delete replaced files that nobody needs
+    Gc(store::GcArgs),
+    /// Check every stored file, and mend the store; exit code 1 when something is damaged
+    Fsck(store::FsckArgs),
+    /// Save the store into a folder, while it is in use
+    Backup(store::BackupArgs),
+    /// Make the store from a backup
+    Restore(store::RestoreArgs),
     /// Print a token signed with the project's secret
     Token(token::TokenArgs),
 }
@@ -90,6 +103,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(args) => check::run(&args.project),
         Command::Token(args) => token::run(&args),
+        Command::Partitions(args) => store::partitions(&args),
+        Command::Rollback(args) => store::rollback(&args),
+        Command::Gc(args) => store::gc(&args),
+        Command::Fsck(args) => store::fsck(&args),
+        Command::Backup(args) => store::backup(&args),
+        Command::Restore(args) => store::restore(&args),
         Command::Serve(args) => in_runtime(serve::run(args, None)),
         Command::Dev(args) => in_runtime(serve::run(args, Some(true))),
         Command::Build(args) => in_runtime(build::run(args)),

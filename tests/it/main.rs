@@ -20,6 +20,7 @@ mod languages;
 mod matching;
 mod metadata;
 mod multi;
+mod operations;
 mod property;
 mod readme;
 mod recorded;

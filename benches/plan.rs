@@ -4,7 +4,6 @@ mod project;
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::Criterion;
 use quarry::engine::resident::Resident;
@@ -61,7 +60,7 @@ impl Bench {
         project::build(dir.path());
         let compiled = compile_project(dir.path(), &dir.path().join("model"), &CompileContext::default());
         let compiled = compiled.unwrap_or_else(|faults| panic!("{faults:?}"));
-        let options = StoreOptions { dir: dir.path().join(".quarry"), gc_grace: Duration::from_secs(60) };
+        let options = StoreOptions::new(dir.path().join(".quarry"));
         let store = Store::open(options).expect("the store that was built");
         let engine = Engine::new(EngineOptions { memory_bytes: 1 << 30, cores: 2 }).expect("an engine");
         let source = Source::files(dir.path().to_owned(), engine.clone());

@@ -60,7 +60,7 @@ pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>
         .zip(explanations)
         .map(|((Normalized { query, echo }, answer), explanation)| ResultFrame {
             head: head(parts, call, &Answered { model: &model, query: &query, echo: &echo, answer: &answer, now }),
-            tail: tail(&answer, snapshot.id().get(), estimates(&model, &query), explanation),
+            tail: tail(&answer, snapshot.id().get(), &estimates(&model, &query), explanation),
             keys: row_keys(&model, &query, &echo, question.kind),
             echo,
             answer,
@@ -193,7 +193,7 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
 
 /// Our own additions: the state that was read, and how much of it, where rollups were; the measures that are estimates,
 /// wherever they come from; the explanation where it is wanted.
-fn tail(answer: &Answer, snapshot: u64, estimates: Vec<String>, explanation: Option<Value>) -> Map<String, Value> {
+fn tail(answer: &Answer, snapshot: u64, estimates: &[String], explanation: Option<Value>) -> Map<String, Value> {
     let mut own = Map::new();
     if !answer.used.is_empty() {
         let partitions: usize = answer.used.iter().map(|used| used.partitions).sum();

@@ -124,6 +124,16 @@ impl Inner {
         self.open(location)
     }
 
+    /// The file with a place of its own to read on from; none when it was replaced since it was met.
+    fn reopen(&self, location: &Path) -> Result<Option<GetResultPayload>> {
+        let (met, _) = self.open(location)?;
+        let identity = Identity::of(&met.metadata().map_err(|error| failed(location, error))?);
+        let path = self.files.path_to_filesystem(location)?;
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        let metadata = file.metadata().map_err(|error| failed(location, error))?;
+        Ok((Identity::of(&metadata) == identity).then_some(GetResultPayload::File(file, path)))
+    }
+
     fn read(&self, location: &Path, range: &Range<u64>) -> Result<Bytes> {
         let (file, _) = self.open(location)?;
         let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(|error| failed(location, error))?;
@@ -136,6 +146,12 @@ impl Inner {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Path, Met>> {
         self.met.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Is this an Arrow file? The engine's reader seeks in it when it gets the file itself. From portions it takes the schema
+/// of the streaming format alone, whose start is another one.
+fn is_read_as_file(location: &Path) -> bool {
+    location.extension() == Some("arrow")
 }
 
 fn failed(location: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -172,6 +188,12 @@ impl ObjectStore for PinnedFiles {
             Some(range) => range.as_range(meta.size).map_err(|error| failed(location, error))?,
             None => 0..meta.size,
         };
+        if options.range.is_none() && !options.head && is_read_as_file(location) {
+            let (inner, path) = (Arc::clone(&self.0), location.clone());
+            if let Some(payload) = blocking(move || inner.reopen(&path)).await? {
+                return Ok(GetResult { payload, meta, range, attributes: Attributes::default() });
+            }
+        }
         let wanted = if options.head { 0..0 } else { range.clone() };
         let next = (Arc::clone(&self.0), location.clone(), wanted);
         let portions = stream::try_unfold(next, |(inner, location, left)| async move {

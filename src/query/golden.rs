@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quarry_storage::Snapshot;
 
-use super::lower::{LeafSource, Origins, plan_statement};
+use super::lower::{CubeTables, LeafSource, Origins, plan_statement};
 use super::normalize::{Limits, normalize};
 use super::plan::{Leaf, Plan, shape};
 use super::policy::Asker;
@@ -209,7 +209,7 @@ fn distinct_counts_are_read_from_states() {
     );
     let rollups = rollups();
     let daily = rollups.model().find_cube("orders").expect("orders").preaggs[0].id;
-    let built = rollups.build_sql(daily, Zone::UTC, None).expect("a plannable rollup");
+    let built = rollups.build_sql(daily, Zone::UTC, None, &CubeTables::new()).expect("a plannable rollup");
     for state in ["distinct_set(\"orders\".user_id)", "hll_sketch(\"orders\".user_id)"] {
         assert!(built.contains(state), "{built}");
     }

@@ -7,7 +7,7 @@ use super::rollup::{RollupScan, rollup_sql};
 use super::source::{Output, SourceSelect, column_alias, condition, measure_filters, source_sql};
 use super::windows::Rolled;
 use super::{CubeTables, Literals, Statement, group_by, quote, quote_text, same, tail};
-use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, PreaggId};
+use crate::model::{AggKind, DimensionId, DimensionKind, MeasureId, MeasureKind, Model, Preagg};
 use crate::preagg::layout;
 use crate::query::members::resolve_alias;
 use crate::query::plan::{Leaf, Node, NodeKind, Plan, Stages, SubQueryPlan};

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{PATIENCE, ProjectArgs, start_log};
 use crate::app::App;
@@ -30,28 +31,31 @@ pub(super) async fn run(args: ServeArgs, dev_mode: Option<bool>) -> anyhow::Resu
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    // From here on a signal is a request to stop, also one that comes while the store is opened.
+    let stop = stop_requested()?;
     let address = (config.host, config.port);
     let app = App::start(config)?;
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("failed to listen on {}:{}", address.0, address.1))?;
     // For people and for scripts that took port 0; not part of the log.
     writeln!(std::io::stderr().lock(), "listening on http://{}", listener.local_addr()?)?;
-    crate::api::serve(listener, app.api()?, stop_requested()).await?;
+    crate::api::serve(listener, app.api()?, stop).await?;
     app.stop(PATIENCE).await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends on Ctrl-C or SIGTERM.
-async fn stop_requested() {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
+/// Ends on Ctrl-C or SIGTERM, also one that came since the call.
+///
+/// # Errors
+/// The system does not let signals be listened to.
+fn stop_requested() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            // Whichever comes first ends the server; the other one has nothing left to end.
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
-    tokio::select! {
-        // Whichever comes first ends the server; the other one has nothing left to end.
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-    }
+    })
 }

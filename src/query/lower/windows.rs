@@ -81,12 +81,12 @@ impl Writer<'_, '_> {
         let Ok((bins, moved)) = bins_of(self.model, series.dimension, series.grain) else { return String::new() };
         let buckets = Buckets { bins, moved };
         let list = self.series(rolled, &buckets);
-        if let Some(growing) = growing(series, window).filter(|_| !series.raw || self.counts_values(node)) {
+        if let Some(growing) = growing(series, window).filter(|_| !series.raw) {
             let rows = self.running(node, rolled, &list, &growing);
             let columns = self.window_columns(stages, node, series, &|id| {
                 let value = format!("\"base\".{}", quote(&layout::measure_column(self.model, id)));
-                // Of no rows there are no values.
-                if series.raw { format!("COALESCE({value}, 0)") } else { value }
+                // No rows have no different values: that is a number too.
+                if self.counts_values(id) { format!("COALESCE({value}, 0)") } else { value }
             });
             return format!(
                 "SELECT {columns} FROM ({list}) AS \"series\" LEFT JOIN ({rows}) AS \"base\" \
@@ -177,31 +177,11 @@ impl Writer<'_, '_> {
         )
     }
 
-    /// Whether the node counts distinct values of rows, and nothing else.
-    fn counts_values(&self, node: &Node) -> bool {
-        let counts = |id: &MeasureId| {
-            matches!(self.model.measure(*id).kind, MeasureKind::Aggregate { agg: AggKind::CountDistinct, .. })
-        };
-        matches!(node.values.as_slice(), [id] if counts(id))
-    }
-
-    /// What enters growing windows: groups as they are; of rows with a value that is counted once, the first of each
-    /// period.
-    fn entering(&self, node: &Node, rolled: Rolled, dimensions: &[String], growing: &Growing) -> String {
-        if !rolled.series.raw {
-            return cte(rolled.base);
-        }
-        let time = quote(&column_alias(self.model, rolled.series.base));
-        let values = node.values.iter().map(|id| quote(&layout::measure_column(self.model, *id)));
-        let kept: Vec<String> = dimensions.iter().cloned().chain(values).collect();
-        let mut by = kept.clone();
-        by.extend(growing.period.map(|period| format!("date_trunc('{period}', {time})")));
-        let first = if growing.forward { "min" } else { "max" };
-        format!(
-            "(SELECT {}, {first}(date_trunc('millisecond', {time})) AS {time} FROM {} GROUP BY {})",
-            kept.join(", "),
-            cte(rolled.base),
-            by.join(", ")
+    /// Whether the measure counts different values.
+    fn counts_values(&self, id: MeasureId) -> bool {
+        matches!(
+            self.model.measure(id).kind,
+            MeasureKind::Aggregate { agg: AggKind::CountDistinct | AggKind::CountDistinctApprox, .. }
         )
     }
 
@@ -219,7 +199,7 @@ impl Writer<'_, '_> {
         let (row_turn, edge_turn) = if growing.inclusive { (0, 1) } else { (1, 0) };
         let listed = |columns: &mut dyn Iterator<Item = String>| columns.map(|column| format!("{column}, ")).collect();
 
-        let source = self.entering(node, rolled, &dimensions, growing);
+        let source = cte(rolled.base);
         let rows: String =
             listed(&mut dimensions.iter().chain(&values).map(|name| format!("\"rows\".{name} AS {name}")));
         let edges: String = listed(
@@ -257,11 +237,7 @@ impl Writer<'_, '_> {
         let kept: String = listed(&mut dimensions.iter().cloned());
         let found = node.values.iter().map(|id| {
             let column = quote(&layout::measure_column(self.model, *id));
-            if rolled.series.raw {
-                format!("count(\"base\".{column}){over} AS {column}")
-            } else {
-                format!("{} AS {column}", self.window_value(*id, false, &over))
-            }
+            format!("{} AS {column}", self.window_value(*id, false, &over))
         });
         let found: String = listed(&mut found.into_iter());
         format!(

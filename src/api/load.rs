@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::TryStreamExt as _;
 use quarry_storage::Snapshot;
@@ -30,8 +31,17 @@ const MANY_ROWS: usize = 4096;
 /// Queries of one request that run at the same time.
 const PARALLEL_QUERIES: usize = 4;
 
-/// Reads, answers, writes. All queries of a request see one model, one snapshot and one moment.
+/// Answers over HTTP.
 pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+    Ok(json_response(StatusCode::OK, answer(parts, call).await?))
+}
+
+/// The JSON that answers a load request, whatever way it came: `query`, `queryType` and `cache` are read from the
+/// call's arguments, for its context. All queries of a request see one model, one snapshot and one moment.
+///
+/// # Errors
+/// The request is refused, or cannot be answered now.
+pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiError> {
     let question = Question::read_for_client(&call.arguments, parts.options.max_queries)?;
     let explained = is_wanted(&call.arguments)?;
     let current = parts.model.load_full();
@@ -76,7 +86,7 @@ pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>
     } else {
         write()?
     };
-    Ok(json_response(StatusCode::OK, body))
+    Ok(Bytes::from(body))
 }
 
 /// Runs the queries, some at a time; the error of the first that fails ends them all.

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use quarry_storage::{ErrorKind, StorageError, Store};
 
 use crate::api::{ApiOptions, ApiParts, ApiState};
-use crate::auth::jwt::{UnsupportedAlgorithm, Verifier};
+use crate::auth::jwt::{KeyError, Verifier};
 use crate::auth::scope::Scopes;
 use crate::config::Config;
 use crate::engine::resident::Resident;
@@ -133,9 +133,11 @@ impl App {
     /// What the API needs.
     ///
     /// # Errors
-    /// A token algorithm of the settings is not known.
-    pub fn api(&self) -> Result<ApiState, UnsupportedAlgorithm> {
+    /// The keys of tokens cannot be used.
+    pub fn api(&self) -> Result<ApiState, KeyError> {
         let config = &self.config;
+        let verifier = Verifier::new(&config.secrets, &config.jwt)?;
+        verifier.keep_fresh(&self.tasks);
         Ok(ApiState::new(ApiParts {
             model: Arc::clone(&self.model),
             store: self.store.clone(),
@@ -143,7 +145,7 @@ impl App {
             refresher: self.refresher.clone(),
             tasks: self.tasks.clone(),
             clock: self.clock,
-            verifier: Verifier::new(&config.secrets, &config.jwt)?,
+            verifier,
             scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),
             limits: Limits {
                 ungrouped_without_key: config.ungrouped_without_key,

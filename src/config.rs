@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quarry_storage::{RowBand, StoreOptions};
 
-use crate::auth::jwt::JwtOptions;
+use crate::auth::jwt::{JwtOptions, KeySetOptions};
 use crate::model::{CompileContext, ModelSettings};
 use crate::refresh::Concurrency;
 use crate::time::Zone;
@@ -32,7 +32,8 @@ pub struct Config {
     pub dev_mode: bool,
     /// Secrets that verify tokens, in order (`CUBEJS_JWT_KEY`, `CUBEJS_API_SECRETS`, `CUBEJS_API_SECRET`).
     pub secrets: Vec<String>,
-    /// What tokens must have besides (`CUBEJS_JWT_ALGS`, `_ISSUER`, `_AUDIENCE`, `_SUBJECT`).
+    /// What tokens must have besides (`CUBEJS_JWT_ALGS`, `_ISSUER`, `_AUDIENCE`, `_SUBJECT`), and whose keys verify
+    /// them (`CUBEJS_JWK_URL`, `CUBEJS_PLAYGROUND_AUTH_SECRET`).
     pub jwt: JwtOptions,
     /// `CUBEJS_DEFAULT_API_SCOPES`, or all but `jobs`.
     pub default_scopes: Vec<String>,
@@ -134,11 +135,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_DB_USER",
     "CUBEJS_DROP_PRE_AGG_WITHOUT_TOUCH",
     "CUBEJS_EXTERNAL_DEFAULT",
-    "CUBEJS_JWK_URL",
-    "CUBEJS_JWT_CLAIMS_NAMESPACE",
     "CUBEJS_LOG_REDACTION",
     "CUBEJS_PG_SQL_PORT",
-    "CUBEJS_PLAYGROUND_AUTH_SECRET",
     "CUBEJS_PRE_AGGREGATIONS_ALLOW_NON_STRICT_DATE_RANGE_MATCH",
     "CUBEJS_PRE_AGGREGATIONS_BUILDER",
     "CUBEJS_REFRESH_KEY_LOCAL_TIME",
@@ -151,9 +149,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_TOUCH_PRE_AGG_TIMEOUT",
     "CUBEJS_WEB_SOCKETS",
 ];
-
-/// Of these, the ones whose loss would let in who should stay out: not warned about but refused.
-const UNSAFE_TO_IGNORE: &[&str] = &["CUBEJS_JWK_URL"];
 
 /// Hooks without which callers would see more than they should.
 const GUARDING_HOOKS: &[&str] = &[
@@ -260,6 +255,9 @@ impl Config {
                 issuers: read.list("CUBEJS_JWT_ISSUER").unwrap_or_default(),
                 audience: read.text("CUBEJS_JWT_AUDIENCE"),
                 subject: read.text("CUBEJS_JWT_SUBJECT"),
+                claims_namespace: read.text("CUBEJS_JWT_CLAIMS_NAMESPACE"),
+                key_set: read.key_set(),
+                playground_secret: read.text("CUBEJS_PLAYGROUND_AUTH_SECRET"),
             },
             default_scopes: read.list("CUBEJS_DEFAULT_API_SCOPES").unwrap_or_else(default_scopes),
             default_rows: read.number("CUBEJS_DB_QUERY_DEFAULT_LIMIT", 10_000, 1..=u64::from(u32::MAX)),
@@ -516,6 +514,12 @@ impl Reader {
         if several.is_empty() { self.text("CUBEJS_API_SECRET").into_iter().collect() } else { several }
     }
 
+    fn key_set(&mut self) -> Option<KeySetOptions> {
+        let defaults = KeySetOptions::new(self.text("CUBEJS_JWK_URL")?);
+        let refetch_window = self.duration("QUARRY_JWK_REFETCH_WINDOW", defaults.refetch_window);
+        Some(KeySetOptions { refetch_window, ..defaults })
+    }
+
     fn log_filter(&mut self) -> String {
         if let Some(filter) = self.text("RUST_LOG") {
             return filter;
@@ -534,7 +538,7 @@ impl Reader {
     fn warnings(&mut self, project: &Path) -> Vec<String> {
         let mut warnings: Vec<String> = WITHOUT_EFFECT
             .iter()
-            .filter(|name| !UNSAFE_TO_IGNORE.contains(name) && self.text(name).is_some())
+            .filter(|name| self.text(name).is_some())
             .map(|name| format!("{name} has no effect in this version of Quarry"))
             .collect();
         if let Some(kind) = self.text("CUBEJS_DB_TYPE") {
@@ -571,14 +575,7 @@ impl Reader {
 
     /// Refuses to start where that would let everybody in.
     fn check_safe(&mut self, config: &Config) {
-        for name in UNSAFE_TO_IGNORE {
-            if self.text(name).is_some() {
-                self.faults.push(format!(
-                    "{name} restricts who may ask, and this version of Quarry cannot enforce it: remove it"
-                ));
-            }
-        }
-        if !config.dev_mode && config.secrets.is_empty() {
+        if !config.dev_mode && config.secrets.is_empty() && config.jwt.key_set.is_none() {
             let secret = uuid::Uuid::new_v4().simple();
             let (file, more) = (config.project.join(".env"), uuid::Uuid::new_v4().simple());
             self.faults.push(format!(
@@ -663,11 +660,16 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_guard_are_refused_and_others_warned_about() {
-        let faults = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_JWK_URL", "http://keys")]).expect_err("unsafe").0;
-        assert!(faults[0].starts_with("CUBEJS_JWK_URL"), "{faults:?}");
+    fn settings_without_effect_are_warned_about() {
         let config = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_WEB_SOCKETS", "true")]).expect("valid");
         assert_eq!(config.warnings, ["CUBEJS_WEB_SOCKETS has no effect in this version of Quarry"]);
+    }
+
+    #[test]
+    fn a_key_set_stands_for_a_secret() {
+        let config = load(&[("CUBEJS_JWK_URL", "http://keys"), ("QUARRY_JWK_REFETCH_WINDOW", "2")]).expect("valid");
+        let key_set = config.jwt.key_set.expect("a key set");
+        assert_eq!((key_set.url.as_str(), key_set.refetch_window.as_secs(), key_set.attempts), ("http://keys", 2, 3));
     }
 
     #[test]

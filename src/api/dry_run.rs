@@ -19,7 +19,7 @@ pub(super) fn dry_run(parts: &ApiParts, call: &Call) -> Result<Response<Body>, A
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
-    let asked = question.normalize(model, &parts.limits, &call.asker(), parts.clock.now())?;
+    let asked = question.normalize(model, &parts.limits, &call.asker(parts), parts.clock.now())?;
     for part in &asked {
         match parts.queries.preview(&current.rollups, &snapshot, &part.query) {
             // Whether a rollup is there matters to what runs, not to what is asked.

@@ -106,7 +106,7 @@ impl ApiError {
     }
 
     /// The answer; errors of ours are logged with the request's id. `show_request_id` is for
-    /// development mode.
+    /// development mode and operators.
     pub(super) fn into_response(self, request_id: &str, show_request_id: bool) -> Response<Body> {
         let face = self.face();
         if face.status.is_server_error() {

@@ -17,7 +17,7 @@ pub(super) fn explain_query(parts: &ApiParts, call: &Call) -> Result<Response<Bo
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
-    let asked = question.normalize(current.rollups.model(), &parts.limits, &call.asker(), parts.clock.now())?;
+    let asked = question.normalize(current.rollups.model(), &parts.limits, &call.asker(parts), parts.clock.now())?;
     let mut results = Vec::with_capacity(asked.len());
     let text = match call.arguments.get("format").filter(|value| !value.is_null()).map(Value::as_str) {
         None | Some(Some("json")) => false,

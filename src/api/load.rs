@@ -48,7 +48,7 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiEr
     let model = Arc::clone(current.rollups.model());
     let snapshot = parts.store.snapshot();
     let now = parts.clock.now();
-    let mut asked = question.normalize(&model, &parts.limits, &call.asker(), now)?;
+    let mut asked = question.normalize(&model, &parts.limits, &call.asker(parts), now)?;
     let multi = query_type(&call.arguments).and_then(Value::as_str) == Some("multi");
     let pivot = multi.then(|| {
         let echoes: Vec<&Request> = asked.iter().map(|part| &part.echo).collect();
@@ -174,6 +174,7 @@ struct Answered<'a> {
 
 fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, Value> {
     let Answered { model, query, echo, answer, now } = *answered;
+    let sees_inside = call.caller.sees_inside(parts);
     let mut head = Map::new();
     let mut put = |key: &str, value: Value| {
         head.insert(key.to_owned(), value);
@@ -183,11 +184,11 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
         let schema = &parts.options.preagg_schema;
         let entries = answer.used.iter().map(|used| {
             let key_error = parts.refresher.key_error(&used.table);
-            used_rollup(schema, used, key_error, parts.options.dev_mode)
+            used_rollup(schema, used, key_error, sees_inside)
         });
         put("usedPreAggregations", Value::Object(entries.collect()));
     }
-    if parts.options.dev_mode {
+    if sees_inside {
         put("requestId", json!(call.id));
     }
     put("annotation", annotation(model, query, echo));
@@ -231,13 +232,13 @@ fn estimates(model: &Model, query: &Query) -> Vec<String> {
 }
 
 /// An entry of `usedPreAggregations` (§5.12): the logical table's name, and what is known of it.
-fn used_rollup(schema: &str, used: &UsedRollup, key_error: Option<String>, dev_mode: bool) -> (String, Value) {
+fn used_rollup(schema: &str, used: &UsedRollup, key_error: Option<String>, sees_inside: bool) -> (String, Value) {
     let mut entry = json!({
         "lastUpdatedAt": used.last_updated_at.div_euclid(1000),
         "preAggregationId": used.id,
         "type": used.kind,
     });
-    if dev_mode {
+    if sees_inside {
         entry["targetTableName"] = json!(used.table.as_str());
         let values = used.refresh_keys.iter().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!([])));
         entry["refreshKeyValues"] = values.collect();

@@ -4,6 +4,7 @@
 //! walks the same way ([`dispatch`]): id → route → token → scope → arguments → handler → answer.
 //! A request takes one model and one snapshot and keeps them.
 
+mod access;
 mod annotation;
 mod cors;
 mod dry_run;
@@ -43,10 +44,11 @@ use tokio::net::TcpListener;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
+use self::access::Caller;
 use self::error::ApiError;
 use crate::auth::jwt::Verifier;
 use crate::auth::scope::{Scope, Scopes};
-use crate::auth::{AuthError, SecurityContext, token_of};
+use crate::auth::token_of;
 use crate::query::execute::QueryService;
 use crate::query::normalize::Limits;
 use crate::query::policy::Asker;
@@ -317,8 +319,7 @@ impl fmt::Debug for ApiState {
 /// A request that was let in.
 struct Call {
     id: String,
-    /// The verified payload; none in development mode without a valid token, and on public endpoints.
-    context: Option<SecurityContext>,
+    caller: Caller,
     /// What stands for `{name}` in the path.
     name: Option<String>,
     /// The URL's query.
@@ -402,58 +403,35 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
         return error::unknown_route(method.as_str(), &path);
     };
     let name = name.map(str::to_owned);
+    let (head, body) = request.into_parts();
+    let header = |name| extract::header_text(&head.headers, name);
+    let token = token_of(header("x-cube-authorization"), header("authorization"));
+    let in_dev_mode = parts.options.dev_mode;
+    let work = async {
+        let admitted = access::admit(parts, route.access, token).await;
+        let caller = admitted.map_err(|error| (ApiError::from(error), in_dev_mode))?;
+        let sees_inside = caller.sees_inside(parts);
+        let max_bytes = parts.options.max_request_bytes;
+        let answered = async {
+            let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, max_bytes).await?;
+            let call = Call { id: id.clone(), caller, name, url: extract::url_arguments(&head.uri), arguments };
+            (route.handle)(parts, &call).await
+        };
+        answered.await.map_err(|error| (error, sees_inside))
+    };
     // A panic is a mistake of ours: this request fails, the others go on.
-    let answered = AssertUnwindSafe(answer(parts, route, name, id.clone(), request)).catch_unwind().await;
-    let result = answered.unwrap_or_else(|panic| Err(ApiError::Internal(panic_text(&*panic))));
-    let response = result.unwrap_or_else(|error| error.into_response(&id, parts.options.dev_mode));
+    let answered = AssertUnwindSafe(work).catch_unwind().await;
+    let result = answered.unwrap_or_else(|panic| Err((ApiError::Internal(panic_text(&*panic)), in_dev_mode)));
+    let response = result.unwrap_or_else(|(error, sees_inside)| error.into_response(&id, sees_inside));
     let elapsed = started.elapsed();
     tracing::debug!(request_id = id, %method, path, status = response.status().as_u16(), ?elapsed, "answered");
     response
 }
 
-async fn answer(
-    parts: &ApiParts,
-    route: &Route,
-    name: Option<String>,
-    id: String,
-    request: Request,
-) -> Result<Response<Body>, ApiError> {
-    let (head, body) = request.into_parts();
-    let context = match route.access {
-        Access::Public => None,
-        Access::Scoped(scope) => {
-            let context = authenticate(parts, &head.headers)?;
-            parts.scopes.check(scope)?;
-            context
-        }
-    };
-    let max_bytes = parts.options.max_request_bytes;
-    let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, max_bytes).await?;
-    let call = Call { id, context, name, url: extract::url_arguments(&head.uri), arguments };
-    (route.handle)(parts, &call).await
-}
-
 impl Call {
     /// Who asks.
-    fn asker(&self) -> Asker {
-        let context = self.context.as_ref().map_or(serde_json::Value::Null, |context| context.0.clone());
-        Asker::of(context)
-    }
-}
-
-/// In development mode a missing or bad token is no obstacle, and gives no context.
-fn authenticate(parts: &ApiParts, headers: &axum::http::HeaderMap) -> Result<Option<SecurityContext>, AuthError> {
-    let header = |name| extract::header_text(headers, name);
-    let token = token_of(header("x-cube-authorization"), header("authorization")).ok_or(AuthError::Missing);
-    match token.and_then(|token| parts.verifier.verify(token)) {
-        Ok(context) => Ok(Some(context)),
-        Err(_) if parts.options.dev_mode => Ok(None),
-        Err(error) => {
-            if let AuthError::Invalid { cause } = &error {
-                tracing::info!(cause, "token refused");
-            }
-            Err(error)
-        }
+    fn asker(&self, parts: &ApiParts) -> Asker {
+        self.caller.asker(parts)
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiEr
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
     let mut bodies = Vec::new();
-    for Normalized { query, echo } in question.normalize(model, &parts.limits, &call.asker(), parts.clock.now())? {
+    for Normalized { query, echo } in question.normalize(model, &parts.limits, &call.asker(parts), parts.clock.now())? {
         let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
         let mut body = describe(model, &query, &echo, &preview, &parts.options.preagg_schema);
         if explained {

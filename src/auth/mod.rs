@@ -1,9 +1,10 @@
 //! Who asks, and what they may use: tokens → [`SecurityContext`], endpoints → [`scope::Scope`].
 //!
-//! Knows nothing of HTTP beyond the two header values it is handed. Tokens are signed with shared
-//! secrets (HMAC); key sets (JWKS) and hooks are not supported yet.
+//! Knows nothing of the API's requests beyond the two header values it is handed.
 
 pub mod jwt;
+mod key_set;
+mod keys;
 pub mod scope;
 
 /// The verified payload of a token, registered claims included (`http-api.md` §2.4).

@@ -18,6 +18,8 @@ use crate::model::{CubeId, DimensionId, MeasureKind, MemberId, Model};
 pub struct Asker {
     /// The security context: the claims of the token.
     pub context: Arc<Json>,
+    /// What models see of it as `SECURITY_CONTEXT`.
+    pub model_context: Arc<Json>,
     /// The groups that the asker is in.
     pub groups: Vec<String>,
 }
@@ -31,7 +33,14 @@ impl Asker {
             Some(Json::String(one)) => vec![one.clone()],
             _ => Vec::new(),
         };
-        Self { context: Arc::new(context), groups }
+        let context = Arc::new(context);
+        Self { model_context: Arc::clone(&context), context, groups }
+    }
+
+    /// The asker of whom models see something else than policies do.
+    #[must_use]
+    pub fn seen_by_models(self, model_context: Json) -> Self {
+        Self { model_context: Arc::new(model_context), ..self }
     }
 
     /// The value of names that a policy uses, from the security context inward.
@@ -66,7 +75,7 @@ pub fn may_select(model: &Model, asker: &Asker, member: MemberId) -> bool {
 /// # Errors
 /// A condition of a policy does not fit its member.
 pub fn restrict(mut query: Query, model: &Model, asker: &Asker, now: i64) -> Result<Query, QueryError> {
-    query.context = Arc::clone(&asker.context);
+    query.context = Arc::clone(&asker.model_context);
     if !model.has_policies() {
         return Ok(query);
     }

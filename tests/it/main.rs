@@ -15,6 +15,8 @@ mod events;
 mod faults;
 mod generate;
 mod jobs;
+mod key_server;
+mod keys;
 mod kinds;
 mod languages;
 mod matching;

@@ -25,8 +25,8 @@ const MAX_LIMIT: usize = 10_000;
 /// `/v1/data-sources`: the sources of the cubes that the caller sees.
 pub(in crate::api) fn data_sources(parts: &ApiParts, call: &Call) -> Response<Body> {
     let current = parts.model.load_full();
-    let asker = call.asker();
-    let viewer = Viewer::new(parts, current.rollups.model(), &asker);
+    let asker = call.asker(parts);
+    let viewer = Viewer::new(parts, call, current.rollups.model(), &asker);
     let seen = viewer.model.cubes().iter().filter(|cube| viewer.sees(cube));
     let names: BTreeSet<&str> = seen.map(|cube| cube.data_source.as_str()).collect();
     let describe = |name: &str| match parts.queries.sources.get(name) {
@@ -43,8 +43,8 @@ pub(in crate::api) fn data_sources(parts: &ApiParts, call: &Call) -> Response<Bo
 /// `offset` or `limit` is no number that fits.
 pub(in crate::api) fn entities(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let current = parts.model.load_full();
-    let asker = call.asker();
-    let viewer = Viewer::new(parts, current.rollups.model(), &asker);
+    let asker = call.asker(parts);
+    let viewer = Viewer::new(parts, call, current.rollups.model(), &asker);
     page(&viewer, call, |cube| {
         let mut item = viewer.head(cube);
         item.put("data_source", json!(cube.data_source));
@@ -59,8 +59,8 @@ pub(in crate::api) fn entities(parts: &ApiParts, call: &Call) -> Result<Response
 pub(in crate::api) async fn all_entities(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let rollups = Arc::clone(&parts.model.load().rollups);
     let lineage = lineage_of(&rollups).await?;
-    let asker = call.asker();
-    let viewer = Viewer { extended: true, ..Viewer::new(parts, rollups.model(), &asker) };
+    let asker = call.asker(parts);
+    let viewer = Viewer { extended: true, ..Viewer::new(parts, call, rollups.model(), &asker) };
     page(&viewer, call, |cube| entity(&viewer, cube, lineage))
 }
 
@@ -71,8 +71,8 @@ pub(in crate::api) async fn all_entities(parts: &ApiParts, call: &Call) -> Resul
 pub(in crate::api) async fn one_entity(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let rollups = Arc::clone(&parts.model.load().rollups);
     let lineage = lineage_of(&rollups).await?;
-    let asker = call.asker();
-    let viewer = Viewer { extended: true, ..Viewer::new(parts, rollups.model(), &asker) };
+    let asker = call.asker(parts);
+    let viewer = Viewer { extended: true, ..Viewer::new(parts, call, rollups.model(), &asker) };
     let name = call.name.as_deref().unwrap_or_default();
     let found = viewer.model.find_cube(name).filter(|cube| viewer.sees(cube));
     let cube = found.ok_or_else(|| ApiError::NoEntity(name.to_owned()))?;

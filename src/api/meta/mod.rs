@@ -20,8 +20,8 @@ pub(super) fn meta(parts: &ApiParts, call: &Call) -> Response<Body> {
     let current = parts.model.load_full();
     let extended = call.arguments.contains_key("extended");
     let only_views = call.arguments.get("onlyViews").and_then(Value::as_str) == Some("true");
-    let asker = call.asker();
-    let viewer = Viewer { extended, ..Viewer::new(parts, current.rollups.model(), &asker) };
+    let asker = call.asker(parts);
+    let viewer = Viewer { extended, ..Viewer::new(parts, call, current.rollups.model(), &asker) };
     let shown = viewer.model.cubes().iter().filter(|cube| viewer.sees(cube));
     let cubes: Vec<Value> =
         shown.filter(|cube| !only_views || cube.view().is_some()).map(|cube| viewer.cube(cube).finish()).collect();
@@ -62,9 +62,9 @@ struct Viewer<'a> {
 }
 
 impl<'a> Viewer<'a> {
-    fn new(parts: &'a ApiParts, model: &'a Model, asker: &'a Asker) -> Self {
-        let options = &parts.options;
-        Self { model, asker, extended: false, all: options.dev_mode, delimiter: &options.nested_folders_delimiter }
+    fn new(parts: &'a ApiParts, call: &Call, model: &'a Model, asker: &'a Asker) -> Self {
+        let all = call.caller.sees_inside(parts);
+        Self { model, asker, extended: false, all, delimiter: &parts.options.nested_folders_delimiter }
     }
 
     /// Whether some policy lets the caller have a member.

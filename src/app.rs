@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use quarry_storage::{ErrorKind, StorageError, Store};
 
-use crate::api::{ApiOptions, ApiParts, ApiState};
+use crate::api::{ApiOptions, ApiParts, ApiState, Cors, CorsError, Probes};
 use crate::auth::jwt::{KeyError, Verifier};
 use crate::auth::scope::Scopes;
 use crate::config::Config;
@@ -59,6 +59,12 @@ pub enum StartError {
     /// The store does not open.
     #[error("the store does not open: {0}")]
     Storage(#[from] StorageError),
+    /// The keys of tokens cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The options of cross-origin requests cannot be served.
+    #[error(transparent)]
+    Cors(#[from] CorsError),
 }
 
 impl StartError {
@@ -133,8 +139,8 @@ impl App {
     /// What the API needs.
     ///
     /// # Errors
-    /// The keys of tokens cannot be used.
-    pub fn api(&self) -> Result<ApiState, KeyError> {
+    /// The keys of tokens, or the options of cross-origin requests, cannot be used.
+    pub fn api(&self) -> Result<ApiState, StartError> {
         let config = &self.config;
         let verifier = Verifier::new(&config.secrets, &config.jwt)?;
         verifier.keep_fresh(&self.tasks);
@@ -162,7 +168,12 @@ impl App {
                 preagg_schema: config.preagg_schema.clone(),
                 nested_folders_delimiter: config.nested_folders_delimiter.clone(),
                 patience: config.patience,
+                base_path: config.base_path.clone(),
+                cors: Cors::new(&config.cors)?,
+                connections: config.connections.clone(),
+                body_timeout: config.body_timeout,
             },
+            probes: Probes::default(),
         }))
     }
 

@@ -110,6 +110,24 @@ impl Tasks {
         }
     }
 
+    /// Starts one piece of work that nobody waits for; it ends by itself. A panic in it is logged. Must be called within
+    /// a tokio runtime.
+    pub fn start<Fut>(&self, name: &'static str, work: Fut)
+    where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let abort = self.abort.clone();
+        self.tracker.spawn(async move {
+            // Losing the work is what `drain` promises to tasks that outlast its patience.
+            tokio::select! {
+                done = AssertUnwindSafe(work).catch_unwind() => if let Err(panic) = done {
+                    tracing::error!(task = name, panic = panic_message(panic.as_ref()), "task panicked");
+                },
+                () = abort.cancelled() => {}
+            }
+        });
+    }
+
     /// Tells all tasks to stop.
     pub fn stop(&self) {
         self.stop.cancel();

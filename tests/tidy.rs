@@ -42,10 +42,10 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const STRANGERS_TO_STORAGE: &[&str] = &["datafusion", "serde_json", "axum", "quarry"];
 
 /// Where JSON, YAML or tokens become types. A trailing `/` is a whole room.
-const DESERIALIZES: &[&str] = &["src/api/", "src/config.rs", "src/auth/jwt.rs", "src/model/raw.rs"];
+const DESERIALIZES: &[&str] = &["src/api/", "src/config/mod.rs", "src/auth/jwt.rs", "src/model/raw.rs"];
 
 /// Where the environment is read.
-const READS_ENVIRONMENT: &[&str] = &["src/config.rs"];
+const READS_ENVIRONMENT: &[&str] = &["src/config/mod.rs"];
 const ENVIRONMENT_CALLS: &[&str] = &["env::var", "dotenvy::", "from_default_env", "from_env("];
 
 /// Where SQL text is made. The demo's is the text of a model; that of `lineage` is parsed and never run.

@@ -30,6 +30,9 @@ pub(super) enum ApiError {
     /// The connection broke while the body was read.
     #[error("BadRequestError: request aborted")]
     Aborted,
+    /// The body did not arrive in time.
+    #[error("BadRequestError: the request's body did not arrive in time")]
+    Slow,
     /// No cube or view of that name is shown to the caller.
     #[error("Entity '{0}' not found")]
     NoEntity(String),
@@ -88,6 +91,7 @@ impl ApiError {
                 Face::new(StatusCode::FORBIDDEN, error)
             }
             Self::Invalid(_) | Self::Syntax(_) | Self::Aborted | Self::Timeout(_) => bad(self),
+            Self::Slow => Face::new(StatusCode::REQUEST_TIMEOUT, self),
             Self::NoEntity(_) | Self::NoJob(_) => Face::new(StatusCode::NOT_FOUND, self),
             Self::Conflict(_) => Face::new(StatusCode::CONFLICT, self),
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
@@ -122,7 +126,12 @@ impl ApiError {
         if show_request_id {
             body.insert("requestId".to_owned(), Value::from(request_id));
         }
-        json_response(face.status, Value::Object(body).to_string())
+        let mut response = json_response(face.status, Value::Object(body).to_string());
+        if face.status == StatusCode::REQUEST_TIMEOUT {
+            // The rest of the body may still come; it must not be taken for the next request.
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 

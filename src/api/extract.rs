@@ -1,5 +1,7 @@
 //! Request → id, token, arguments (`http-api.md` §1.2, §1.6, §5.1).
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Query;
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -11,6 +13,10 @@ use super::error::ApiError;
 /// A body that is longer than allowed is read on, to this many bytes, so that the client gets to see
 /// the answer before the connection closes.
 const MAX_DRAINED_BYTES: usize = 64 * 1024 * 1024;
+/// As much of a refused request's body is read on.
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
+/// For as long.
+const DISCARDING: Duration = Duration::from_secs(1);
 /// Most characters of a request id that are kept.
 const MAX_REQUEST_ID_CHARS: usize = 256;
 
@@ -31,21 +37,23 @@ pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a 
 }
 
 /// Reads the arguments: the URL's query on GET, the JSON body's keys otherwise. A body of another
-/// content type counts as empty.
+/// content type counts as empty. `limits` are the body's: bytes and time.
 ///
 /// # Errors
-/// The body is too long, or no JSON.
+/// The body is too long, too slow, or no JSON.
 pub(super) async fn arguments(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
-    max_bytes: usize,
+    limits: (usize, Duration),
 ) -> Result<Map<String, Value>, ApiError> {
     if method == Method::GET || method == Method::HEAD {
         return Ok(url_arguments(uri));
     }
-    let bytes = read_body(headers, body, max_bytes).await?;
+    let (max_bytes, patience) = limits;
+    let read = tokio::time::timeout(patience, read_body(headers, body, max_bytes)).await;
+    let bytes = read.map_err(|_elapsed| ApiError::Slow)??;
     let content_type = header_text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") || bytes.iter().all(u8::is_ascii_whitespace) {
@@ -64,6 +72,23 @@ pub(super) async fn arguments(
 pub(super) fn url_arguments(uri: &Uri) -> Map<String, Value> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
     pairs.into_iter().map(|(name, value)| (name, Value::String(value))).collect()
+}
+
+/// Reads on what a refused request has still to say, within bounds: a connection that is closed under a client's
+/// body loses the answer.
+pub(super) async fn discard(body: Body) {
+    let mut stream = body.into_data_stream();
+    let drain = async {
+        let mut seen = 0;
+        while let Some(Ok(chunk)) = stream.next().await {
+            seen += chunk.len();
+            if seen > MAX_DISCARDED_BYTES {
+                return;
+            }
+        }
+    };
+    // Who is slower than that gets the answer with the end of the connection.
+    drop(tokio::time::timeout(DISCARDING, drain).await);
 }
 
 async fn read_body(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
@@ -125,7 +150,8 @@ mod tests {
 
     async fn read(content_type: &'static str, body: &'static str, max: usize) -> Result<Map<String, Value>, ApiError> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type.parse().expect("a value"))]);
-        arguments(&Method::POST, &Uri::from_static("/x"), &headers, Body::from(body), max).await
+        arguments(&Method::POST, &Uri::from_static("/x"), &headers, Body::from(body), (max, Duration::from_secs(1)))
+            .await
     }
 
     #[tokio::test]
@@ -143,7 +169,9 @@ mod tests {
     #[tokio::test]
     async fn urls_are_decoded() {
         let uri = Uri::from_static("/x?query=%7B%22a%22%3A1%7D&extended&queryType=multi");
-        let arguments = arguments(&Method::GET, &uri, &HeaderMap::new(), Body::empty(), 0).await.expect("arguments");
+        let limits = (0, Duration::ZERO);
+        let arguments =
+            arguments(&Method::GET, &uri, &HeaderMap::new(), Body::empty(), limits).await.expect("arguments");
         assert_eq!(Value::Object(arguments), json!({"query": "{\"a\":1}", "extended": "", "queryType": "multi"}));
     }
 

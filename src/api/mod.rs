@@ -14,6 +14,7 @@ mod explain;
 mod extract;
 mod health;
 mod jobs;
+mod listen;
 mod load;
 mod meta;
 mod question;
@@ -35,7 +36,6 @@ use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, Response};
-use axum::serve::ListenerExt as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use quarry_storage::Store;
@@ -57,11 +57,17 @@ use crate::refresh::Refresher;
 use crate::tasks::Tasks;
 use crate::time::Clock;
 
+pub use self::cors::{Cors, CorsError, CorsOptions, CorsOrigin};
+pub use self::health::Probes;
+pub use self::listen::ConnectionLimits;
 pub use self::store::describe_rollback;
 pub use self::wire::{parse_request, parse_zone};
 
 /// Answers shorter than this are not compressed, in bytes.
 const MIN_COMPRESSED_BYTES: u64 = 1024;
+
+/// What the paths of Cube's endpoints begin with, unless the settings say otherwise.
+pub const BASE_PATH: &str = "/cubejs-api";
 
 /// What an endpoint asks of its callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,13 +114,13 @@ static ROUTES: &[Route] = &[
         methods: &[Method::GET],
         path: "/livez",
         access: Access::Public,
-        handle: |_, _| async { Ok(health::alive()) }.boxed(),
+        handle: |parts, _| async { Ok(health::live(parts).await) }.boxed(),
     },
     Route {
         methods: &[Method::GET],
         path: "/readyz",
         access: Access::Public,
-        handle: |_, _| async { Ok(health::alive()) }.boxed(),
+        handle: |parts, _| async { Ok(health::ready(parts).await) }.boxed(),
     },
     Route {
         methods: &[Method::GET, Method::POST],
@@ -262,6 +268,14 @@ pub struct ApiOptions {
     pub nested_folders_delimiter: String,
     /// How long a stopping server waits for what it is doing.
     pub patience: Duration,
+    /// What the paths of Cube's endpoints begin with, without `/` at its end.
+    pub base_path: String,
+    /// Who may read answers in a browser.
+    pub cors: Cors,
+    /// What connections may take their time for.
+    pub connections: ConnectionLimits,
+    /// Longest time for a request's body.
+    pub body_timeout: Duration,
 }
 
 /// What requests are answered with.
@@ -286,6 +300,8 @@ pub struct ApiParts {
     pub limits: Limits,
     /// Settings.
     pub options: ApiOptions,
+    /// What the probes found last.
+    pub probes: Probes,
 }
 
 impl fmt::Debug for ApiParts {
@@ -328,65 +344,40 @@ struct Call {
     arguments: Map<String, Value>,
 }
 
-/// The server cannot go on.
-#[derive(Debug, thiserror::Error)]
-#[error("the HTTP server failed: {0}")]
-pub struct ServeError(#[from] std::io::Error);
-
 /// Serves until `shutdown` ends, then finishes running requests and builds, as long as
 /// [`ApiOptions::patience`] lasts.
-///
-/// # Errors
-/// The listener broke.
-pub async fn serve(
-    listener: TcpListener,
-    state: ApiState,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), ServeError> {
-    let patience = state.0.parts.options.patience;
+pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future<Output = ()> + Send + 'static) {
+    let options = &state.0.parts.options;
     jobs::webhook::resume(&state.0.parts).await;
-    let (closing, closed) = tokio::sync::oneshot::channel::<()>();
-    let begin = {
-        let state = state.clone();
-        async move {
-            shutdown.await;
-            tracing::info!("shutting down");
-            state.0.closing.store(true, Ordering::SeqCst);
-            // The receiver lives as long as the server.
-            let _ = closing.send(());
-        }
+    let closing = async {
+        shutdown.await;
+        tracing::info!("shutting down");
+        state.0.closing.store(true, Ordering::SeqCst);
     };
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let server = axum::serve(listener, router(state.clone())).with_graceful_shutdown(begin);
-    let overdue = async {
-        // An error means that the server ended by itself; it is the other branch's then.
-        if closed.await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(patience).await;
-    };
-    let result = tokio::select! {
-        result = server.into_future() => result,
-        () = overdue => {
-            tracing::warn!("some requests did not end in time");
-            Ok(())
-        }
-    };
-    state.0.parts.refresher.shut_down(patience).await;
-    Ok(result?)
+    listen::serve(listener, router(state.clone()), &options.connections, closing, options.patience).await;
+    state.0.parts.refresher.shut_down(options.patience).await;
 }
 
 /// The surface as a service.
 fn router(state: ApiState) -> axum::Router {
-    axum::Router::new()
-        .fallback(dispatch)
-        .with_state(state)
-        .layer(CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES)))
-        .layer(axum::middleware::from_fn(cors::cors))
+    let cors = state.0.parts.options.cors.clone();
+    let compression = CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES));
+    cors.wrap(axum::Router::new().fallback(dispatch).with_state(state).layer(compression))
+}
+
+/// The endpoint of a path, and what stands for `{name}` in it. `base` stands for [`BASE_PATH`].
+fn find_route(method: &Method, path: &str, base: &str) -> Option<(&'static Route, Option<String>)> {
+    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let find = |path: &str| {
+        let mut found = ROUTES.iter().filter(|route| route.methods.contains(wanted));
+        found.find_map(|route| Some((route, route.matches(path)?.map(str::to_owned))))
+    };
+    if base == BASE_PATH {
+        return find(path);
+    }
+    let moved = path.strip_prefix(base).filter(|rest| rest.starts_with('/'));
+    let moved = moved.and_then(|rest| find(&format!("{BASE_PATH}{rest}")));
+    moved.or_else(|| if path.starts_with(BASE_PATH) { None } else { find(path) })
 }
 
 async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<Body> {
@@ -397,23 +388,25 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
     if state.0.closing.load(Ordering::SeqCst) {
         return error::shutting_down(parts.options.patience);
     }
-    let wanted = if method == Method::HEAD { &Method::GET } else { &method };
-    let mut found = ROUTES.iter().filter(|route| route.methods.contains(wanted));
-    let Some((route, name)) = found.find_map(|route| Some((route, route.matches(&path)?))) else {
+    let Some((route, name)) = find_route(&method, &path, &parts.options.base_path) else {
         return error::unknown_route(method.as_str(), &path);
     };
-    let name = name.map(str::to_owned);
     let (head, body) = request.into_parts();
     let header = |name| extract::header_text(&head.headers, name);
     let token = token_of(header("x-cube-authorization"), header("authorization"));
     let in_dev_mode = parts.options.dev_mode;
     let work = async {
-        let admitted = access::admit(parts, route.access, token).await;
-        let caller = admitted.map_err(|error| (ApiError::from(error), in_dev_mode))?;
+        let caller = match access::admit(parts, route.access, token).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                extract::discard(body).await;
+                return Err((ApiError::from(error), in_dev_mode));
+            }
+        };
         let sees_inside = caller.sees_inside(parts);
-        let max_bytes = parts.options.max_request_bytes;
+        let limits = (parts.options.max_request_bytes, parts.options.body_timeout);
         let answered = async {
-            let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, max_bytes).await?;
+            let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, limits).await?;
             let call = Call { id: id.clone(), caller, name, url: extract::url_arguments(&head.uri), arguments };
             (route.handle)(parts, &call).await
         };
@@ -465,6 +458,20 @@ mod tests {
         for path in [format!("{base}/"), format!("{base}/a/b"), format!("{base}x"), "/quarry/v1/jobs//wait".to_owned()]
         {
             assert_eq!(find(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_base_path_moves_cubes_endpoints_and_no_others() {
+        let find = |path: &str, base: &str| find_route(&Method::GET, path, base).map(|(route, _)| route.path);
+        let load = Some("/cubejs-api/v1/load");
+        assert_eq!(find("/cubejs-api/v1/load", BASE_PATH), load);
+        for base in ["/api", "", "/deep/er", "/cubejs-api/v1"] {
+            assert_eq!(find(&format!("{base}/v1/load"), base), load, "{base}");
+            assert_eq!(find("/livez", base), Some("/livez"), "{base}");
+            assert_eq!(find("/quarry/v1/jobs", base), Some("/quarry/v1/jobs"), "{base}");
+            assert_eq!(find("/cubejs-api/v1/load", base), None, "{base}");
+            assert_eq!(find(&format!("{base}x/v1/load"), base), None, "{base}");
         }
     }
 

@@ -132,12 +132,13 @@ impl KeySet {
         if let Some(keys) = self.known(id) {
             return Ok(keys);
         }
+        let asked = Instant::now();
         let _turn = self.fetching.lock().await;
-        // Whoever had the turn before may have brought it.
+        // Whoever had the turn before may have brought it; if not, a fetch that began since is as good as another.
         if let Some(keys) = self.known(id) {
             return Ok(keys);
         }
-        if self.may_fetch() {
+        if self.may_fetch(asked) {
             self.fetch().await;
         }
         match (self.known(id), self.document()) {
@@ -157,9 +158,9 @@ impl KeySet {
         self.state().document.clone().filter(|document| document.is_fresh())
     }
 
-    fn may_fetch(&self) -> bool {
+    fn may_fetch(&self, asked: Instant) -> bool {
         let window = if self.document().is_some() { self.options.refetch_window } else { FAILURE_PAUSE };
-        self.state().attempted.is_none_or(|attempted| attempted.elapsed() >= window)
+        self.state().attempted.is_none_or(|attempted| attempted < asked && attempted.elapsed() >= window)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

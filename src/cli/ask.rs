@@ -55,8 +55,7 @@ pub(super) async fn ask(args: AskedArgs, path: &str, mut body: Value) -> anyhow:
                 drop(stop);
                 answer
             };
-            let (served, answer) = tokio::join!(server, client);
-            served?;
+            let ((), answer) = tokio::join!(server, client);
             app.stop(PATIENCE).await;
             answer?
         }

@@ -39,7 +39,7 @@ pub(super) async fn run(args: ServeArgs, dev_mode: Option<bool>) -> anyhow::Resu
         TcpListener::bind(address).await.with_context(|| format!("failed to listen on {}:{}", address.0, address.1))?;
     // For people and for scripts that took port 0; not part of the log.
     writeln!(std::io::stderr().lock(), "listening on http://{}", listener.local_addr()?)?;
-    crate::api::serve(listener, app.api()?, stop).await?;
+    crate::api::serve(listener, app.api()?, stop).await;
     app.stop(PATIENCE).await;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::api::{self, ServeError};
+use crate::api;
 use crate::app::App;
 use crate::config::{Config, Overrides};
 
@@ -23,7 +23,7 @@ pub(super) struct Running {
     /// What the server verifies tokens with.
     pub(super) secret: String,
     stop: oneshot::Sender<()>,
-    server: JoinHandle<Result<(), ServeError>>,
+    server: JoinHandle<()>,
 }
 
 /// Starts the server of a project on loopback; port 0 takes a free one.
@@ -43,9 +43,8 @@ pub(super) async fn start(project: &Path, port: u16) -> anyhow::Result<Running> 
     // Ends when told to, and as well when the demo ended early and dropped the sender.
     let shutdown = async move { drop(stopped.await) };
     let server = tokio::spawn(async move {
-        let served = api::serve(listener, api, shutdown).await;
+        api::serve(listener, api, shutdown).await;
         app.stop(PATIENCE).await;
-        served
     });
     Ok(Running { origin, secret, stop, server })
 }
@@ -55,7 +54,7 @@ impl Running {
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         // A server that is gone already needs no telling; the line after says how it ended.
         let _ = self.stop.send(());
-        Ok(self.server.await??)
+        Ok(self.server.await?)
     }
 
     /// Waits for Ctrl-C, then stops the server; also ends when the server does.
@@ -63,7 +62,7 @@ impl Running {
         // Losing either arm is harmless: a server that ended needs no signal, and after a signal it is
         // waited for below.
         tokio::select! {
-            ended = &mut self.server => return Ok(ended??),
+            ended = &mut self.server => return Ok(ended?),
             interrupted = tokio::signal::ctrl_c() => interrupted?,
         }
         self.stop().await

@@ -45,6 +45,14 @@ impl Source {
         }
     }
 
+    /// Whether it answers at all.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub async fn probe(&self) -> Result<(), EngineError> {
+        self.collect("VALUES (1)".to_owned()).await.map(drop)
+    }
+
     /// Runs a statement to its end.
     ///
     /// # Errors

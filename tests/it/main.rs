@@ -24,6 +24,7 @@ mod metadata;
 mod multi;
 mod operations;
 mod property;
+mod raw;
 mod readme;
 mod recorded;
 mod refresh;
@@ -32,6 +33,7 @@ mod server;
 mod states;
 mod tables;
 mod tpch;
+mod transport;
 
 mod commands;
 mod manage;

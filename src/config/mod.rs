@@ -8,8 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod transport;
+
 use quarry_storage::{RowBand, StoreOptions};
 
+use crate::api::{ConnectionLimits, CorsOptions};
 use crate::auth::jwt::{JwtOptions, KeySetOptions};
 use crate::model::{CompileContext, ModelSettings};
 use crate::refresh::Concurrency;
@@ -88,6 +91,15 @@ pub struct Config {
     pub nested_folders_delimiter: String,
     /// `CUBEJS_GRACEFUL_SHUTDOWN`: how long a stopping server waits for what it is doing.
     pub patience: Duration,
+    /// `CUBEJS_BASE_PATH`: what the paths of Cube's endpoints begin with.
+    pub base_path: String,
+    /// `QUARRY_CORS_ORIGINS`, `QUARRY_CORS_CREDENTIALS`: who may read answers in a browser.
+    pub cors: CorsOptions,
+    /// `CUBEJS_SERVER_HEADERS_TIMEOUT`, `CUBEJS_SERVER_KEEP_ALIVE_TIMEOUT`, `QUARRY_WRITE_TIMEOUT`,
+    /// `QUARRY_MAX_CONNECTIONS`: what connections may take their time for, and how many there may be.
+    pub connections: ConnectionLimits,
+    /// `QUARRY_BODY_TIMEOUT`: longest time for a request's body.
+    pub body_timeout: Duration,
     /// `QUARRY_MEMORY`: bytes that running queries may hold.
     pub memory_bytes: usize,
     /// `QUARRY_CORES`: threads for queries and builds.
@@ -141,8 +153,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_PRE_AGGREGATIONS_BUILDER",
     "CUBEJS_REFRESH_KEY_LOCAL_TIME",
     "CUBEJS_SCHEDULED_REFRESH_BATCH_SIZE",
-    "CUBEJS_SERVER_HEADERS_TIMEOUT",
-    "CUBEJS_SERVER_KEEP_ALIVE_TIMEOUT",
     "CUBEJS_SQL_PASSWORD",
     "CUBEJS_SQL_USER",
     "CUBEJS_TESSERACT_SQL_PLANNER",
@@ -289,6 +299,10 @@ impl Config {
             nested_folders_delimiter: read.values.get("CUBEJS_NESTED_FOLDERS_DELIMITER").cloned().unwrap_or_default(),
             memory_bytes: read.bytes("QUARRY_MEMORY", 2 << 30, (64 << 20)..=usize::MAX),
             patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
+            base_path: read.base_path(),
+            cors: read.cors(),
+            connections: read.connections(),
+            body_timeout: read.duration("QUARRY_BODY_TIMEOUT", Duration::from_secs(300)),
             cores,
             log_filter: read.log_filter(),
             warnings: read.warnings(&project),

@@ -14,6 +14,7 @@ use crate::auth::scope::Scopes;
 use crate::config::Config;
 use crate::engine::resident::Resident;
 use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::hooks::Hooks;
 use crate::model::Diagnostic;
 use crate::model::compile::compile_project;
 use crate::query::execute::{QueryService, Schemas};
@@ -151,6 +152,7 @@ impl App {
             refresher: self.refresher.clone(),
             tasks: self.tasks.clone(),
             clock: self.clock,
+            hooks: config.cube.as_ref().map(Hooks::new),
             verifier,
             scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),
             limits: Limits {

@@ -2,7 +2,7 @@
 //!
 //! The map, in reading order; a module uses only modules of lower floors (`ARCHITECTURE.md`):
 //! [`names`], [`time`], [`tasks`] and [`script`] (vocabulary and ground services) · [`model`] (what exists) ·
-//! [`auth`] (who asks) · [`engine`] (DataFusion) · [`preagg`] (rollups as stored tables) ·
+//! [`auth`] (who asks) · [`hooks`] (what a `cube.js` says) · [`engine`] (DataFusion) · [`preagg`] (rollups as stored tables) ·
 //! [`sources`] (where data come from) · [`query`] (answers one question) · [`refresh`] (keeps rollups
 //! fresh) · [`api`] (speaks HTTP) · [`config`], [`app`], [`cli`] (put it together).
 #![warn(missing_docs)]
@@ -15,6 +15,7 @@ pub mod time;
 
 pub mod auth;
 pub mod engine;
+pub mod hooks;
 pub mod model;
 
 pub mod preagg;

@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("telemetry", 0),
     ("model", 1),
     ("auth", 1),
+    ("hooks", 1),
     ("engine", 1),
     ("preagg", 2),
     ("sources", 2),

@@ -14,12 +14,12 @@ use crate::query::normalize::Normalized;
 use crate::query::request::Request;
 
 /// Normalises and plans every query of the request.
-pub(super) fn dry_run(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn dry_run(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
-    let asked = question.normalize(model, &parts.limits, &call.asker(parts), parts.clock.now())?;
+    let asked = question.resolve(parts, call, model, parts.clock.now()).await?;
     for part in &asked {
         match parts.queries.preview(&current.rollups, &snapshot, &part.query) {
             // Whether a rollup is there matters to what runs, not to what is asked.

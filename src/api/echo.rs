@@ -52,7 +52,7 @@ pub(super) fn echo(request: &Request) -> Map<String, Value> {
     echo
 }
 
-fn time_dimension(time: &TimeDimensionRequest) -> Value {
+pub(super) fn time_dimension(time: &TimeDimensionRequest) -> Value {
     let mut echo = json!({ "dimension": time.dimension });
     if let Some(range) = &time.date_range {
         echo["dateRange"] = date_range(range);

@@ -8,6 +8,7 @@ use quarry_storage::{ErrorKind, StorageError};
 use serde_json::{Map, Value};
 
 use crate::auth::AuthError;
+use crate::hooks::HookError;
 use crate::query::QueryError;
 use crate::refresh::RefreshError;
 use crate::time::spoken_duration;
@@ -42,6 +43,9 @@ pub(super) enum ApiError {
     /// What is asked for does not fit the state that things are in; the text is complete.
     #[error("{0}")]
     Conflict(String),
+    /// A hook of `cube.js` failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The query cannot be answered.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -95,6 +99,7 @@ impl ApiError {
             Self::NoEntity(_) | Self::NoJob(_) => Face::new(StatusCode::NOT_FOUND, self),
             Self::Conflict(_) => Face::new(StatusCode::CONFLICT, self),
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
+            Self::Hook(error) => hook_face(error),
             Self::Query(error) => query_face(error),
             Self::Refresh(error) => match error {
                 RefreshError::NothingSelected
@@ -113,6 +118,9 @@ impl ApiError {
     /// development mode and operators.
     pub(super) fn into_response(self, request_id: &str, show_request_id: bool) -> Response<Body> {
         let face = self.face();
+        if let Self::Hook(error) = &self {
+            tracing::warn!(request_id, hook = error.place(), %error, "a hook of cube.js failed");
+        }
         if face.status.is_server_error() {
             tracing::error!(request_id, status = face.status.as_u16(), error = %self, "request failed");
         } else {
@@ -142,6 +150,17 @@ fn store_face(error: &StorageError) -> Face {
         StorageError::Changed { .. } => Face::new(StatusCode::CONFLICT, error),
         error if error.kind() == ErrorKind::Refused => Face::new(StatusCode::BAD_REQUEST, error),
         _ => Face::internal(),
+    }
+}
+
+/// A hook may choose the status by an error of Cube's gateway.
+fn hook_face(error: &HookError) -> Face {
+    match error {
+        HookError::Thrown { status: Some(status), message: Some(message), .. } => {
+            let chosen = StatusCode::from_u16(*status).ok().filter(|status| status.as_u16() >= 400);
+            Face::new(chosen.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
+        }
+        error => Face::new(StatusCode::INTERNAL_SERVER_ERROR, error),
     }
 }
 

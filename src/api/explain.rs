@@ -13,11 +13,11 @@ use crate::query::explain::{Change, Chosen, Edit, Explanation, Level, Misfit, Ve
 use crate::time::format_local;
 
 /// Plans, and runs nothing. One result a query, in order.
-pub(super) fn explain_query(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn explain_query(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
     let current = parts.model.load_full();
     let snapshot = parts.store.snapshot();
-    let asked = question.normalize(current.rollups.model(), &parts.limits, &call.asker(parts), parts.clock.now())?;
+    let asked = question.resolve(parts, call, current.rollups.model(), parts.clock.now()).await?;
     let mut results = Vec::with_capacity(asked.len());
     let text = match call.arguments.get("format").filter(|value| !value.is_null()).map(Value::as_str) {
         None | Some(Some("json")) => false,

@@ -48,7 +48,7 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiEr
     let model = Arc::clone(current.rollups.model());
     let snapshot = parts.store.snapshot();
     let now = parts.clock.now();
-    let mut asked = question.normalize(&model, &parts.limits, &call.asker(parts), now)?;
+    let mut asked = question.resolve(parts, call, &model, now).await?;
     let multi = query_type(&call.arguments).and_then(Value::as_str) == Some("multi");
     let pivot = multi.then(|| {
         let echoes: Vec<&Request> = asked.iter().map(|part| &part.echo).collect();

@@ -19,6 +19,7 @@ mod load;
 mod meta;
 mod question;
 mod refresh;
+mod rewrite;
 mod rows;
 mod shown;
 mod sql;
@@ -44,11 +45,11 @@ use tokio::net::TcpListener;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
-use self::access::Caller;
+use self::access::{Caller, Entrant};
 use self::error::ApiError;
 use crate::auth::jwt::Verifier;
 use crate::auth::scope::{Scope, Scopes};
-use crate::auth::token_of;
+use crate::hooks::Hooks;
 use crate::query::execute::QueryService;
 use crate::query::normalize::Limits;
 use crate::query::policy::Asker;
@@ -139,19 +140,19 @@ static ROUTES: &[Route] = &[
         methods: &[Method::GET, Method::POST],
         path: "/cubejs-api/v1/sql",
         access: Access::Scoped(Scope::Sql),
-        handle: |parts, call| async { sql::sql(parts, call) }.boxed(),
+        handle: |parts, call| sql::sql(parts, call).boxed(),
     },
     Route {
         methods: &[Method::GET, Method::POST],
         path: "/cubejs-api/v1/dry-run",
         access: Access::Scoped(Scope::Data),
-        handle: |parts, call| async { dry_run::dry_run(parts, call) }.boxed(),
+        handle: |parts, call| dry_run::dry_run(parts, call).boxed(),
     },
     Route {
         methods: &[Method::GET, Method::POST],
         path: "/quarry/v1/explain",
         access: Access::Scoped(Scope::Data),
-        handle: |parts, call| async { explain::explain_query(parts, call) }.boxed(),
+        handle: |parts, call| explain::explain_query(parts, call).boxed(),
     },
     Route {
         methods: &[Method::GET],
@@ -292,6 +293,8 @@ pub struct ApiParts {
     pub tasks: Tasks,
     /// The clock.
     pub clock: Clock,
+    /// The hooks of `cube.js`, where there is one.
+    pub hooks: Option<Hooks>,
     /// Checks tokens.
     pub verifier: Verifier,
     /// The scopes of callers.
@@ -392,15 +395,14 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
         return error::unknown_route(method.as_str(), &path);
     };
     let (head, body) = request.into_parts();
-    let header = |name| extract::header_text(&head.headers, name);
-    let token = token_of(header("x-cube-authorization"), header("authorization"));
+    let entrant = Entrant::of_request(&id, &head.method, &head.uri, &head.headers);
     let in_dev_mode = parts.options.dev_mode;
     let work = async {
-        let caller = match access::admit(parts, route.access, token).await {
+        let caller = match access::admit(parts, route.access, &entrant).await {
             Ok(caller) => caller,
             Err(error) => {
                 extract::discard(body).await;
-                return Err((ApiError::from(error), in_dev_mode));
+                return Err((error, in_dev_mode));
             }
         };
         let sees_inside = caller.sees_inside(parts);

@@ -18,7 +18,7 @@ use crate::query::request::Request;
 use crate::query::{OutputColumn, Query};
 
 /// Plans, and runs nothing. Several queries make an array.
-pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     if call.arguments.get("format").and_then(Value::as_str) == Some("sql") {
         return Err(ApiError::Invalid("format=sql is not supported by this version".to_owned()));
     }
@@ -28,7 +28,7 @@ pub(super) fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiEr
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
     let mut bodies = Vec::new();
-    for Normalized { query, echo } in question.normalize(model, &parts.limits, &call.asker(parts), parts.clock.now())? {
+    for Normalized { query, echo } in question.resolve(parts, call, model, parts.clock.now()).await? {
         let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
         let mut body = describe(model, &query, &echo, &preview, &parts.options.preagg_schema);
         if explained {

@@ -63,6 +63,11 @@ impl Scopes {
         Self(words.into_iter().filter_map(|word| Scope::parse(word.trim())).collect())
     }
 
+    /// The words on the wire.
+    pub fn words(&self) -> Vec<&'static str> {
+        self.0.iter().map(|scope| scope.as_str()).collect()
+    }
+
     /// Lets an endpoint's callers in.
     ///
     /// # Errors

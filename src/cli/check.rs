@@ -1,4 +1,4 @@
-//! `quarry check`: every fault of the data model.
+//! `quarry check`: every fault of the settings, of `cube.js` and of the data model.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -24,6 +24,9 @@ pub(super) fn run(project: &Path) -> anyhow::Result<ExitCode> {
         }
         Err(faults) => (faults, String::new()),
     };
+    for warning in config.cube.iter().flat_map(crate::hooks::CubeJs::warnings) {
+        writeln!(out, "warning: {warning}")?;
+    }
     for diagnostic in &diagnostics {
         writeln!(out, "{diagnostic}")?;
     }

@@ -144,6 +144,9 @@ fn start_for_command(project: &Path, held: &str) -> anyhow::Result<(Config, App)
     let mut config = Config::load(project, &overrides)?;
     start_log("warn");
     config.refresh_worker = false;
+    // Who may run commands on the store needs nobody's leave.
+    config.cube = None;
+    crate::api::BASE_PATH.clone_into(&mut config.base_path);
     match App::start(config.clone()) {
         Ok(app) => Ok((config, app)),
         Err(error) if error.is_locked() => bail!("{error}\n{held}"),

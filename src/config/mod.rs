@@ -14,8 +14,10 @@ use quarry_storage::{RowBand, StoreOptions};
 
 use crate::api::{ConnectionLimits, CorsOptions};
 use crate::auth::jwt::{JwtOptions, KeySetOptions};
+use crate::hooks::{CubeJs, foreign};
 use crate::model::{CompileContext, ModelSettings};
 use crate::refresh::Concurrency;
+use crate::script::Limits;
 use crate::time::Zone;
 
 /// The settings, validated.
@@ -110,6 +112,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Settings that change what the model means (`CUBEJS_GRANULARITIES`, `CUBEJS_ACCESS_POLICY_MASK_…`).
     pub model: ModelSettings,
+    /// `cube.js`: its options and hooks. What it says of settings is in them already.
+    pub cube: Option<CubeJs>,
     /// All variables of `.env` and the environment: model files may ask for any.
     pub variables: BTreeMap<String, String>,
 }
@@ -158,45 +162,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_TESSERACT_SQL_PLANNER",
     "CUBEJS_TOUCH_PRE_AGG_TIMEOUT",
     "CUBEJS_WEB_SOCKETS",
-];
-
-/// Hooks without which callers would see more than they should.
-const GUARDING_HOOKS: &[&str] = &[
-    "checkAuth",
-    "check_auth",
-    "contextToGroups",
-    "context_to_groups",
-    "contextToRoles",
-    "context_to_roles",
-    "extendContext",
-    "extend_context",
-    "queryRewrite",
-    "query_rewrite",
-    "queryTransformer",
-];
-
-/// Further hooks and options of `cube.js`, to be named when they are there.
-const OTHER_HOOKS: &[&str] = &[
-    "basePath",
-    "contextToApiScopes",
-    "context_to_api_scopes",
-    "contextToAppId",
-    "contextToOrchestratorId",
-    "dbType",
-    "driverFactory",
-    "http",
-    "jwt",
-    "logger",
-    "orchestratorOptions",
-    "preAggregationsSchema",
-    "repositoryFactory",
-    "scheduledRefreshContexts",
-    "scheduledRefreshTimeZones",
-    "scheduledRefreshTimer",
-    "schemaPath",
-    "schemaVersion",
-    "telemetry",
-    "webSockets",
 ];
 
 impl Config {
@@ -248,11 +213,13 @@ impl Config {
         faults: Vec<String>,
     ) -> Result<Self, ConfigError> {
         let mut read = Reader { values, faults };
+        let project = project.to_path_buf();
+        let variables = read.values.clone();
+        let cube = read.cube_js(&project);
         let dev_mode = overrides.dev_mode.unwrap_or(read.boolean("CUBEJS_DEV_MODE", false));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let cores = read.number("QUARRY_CORES", cores, 1..=1024);
         let (is_timed, timer) = read.timer();
-        let project = project.to_path_buf();
         let config = Self {
             model_dir: model_dir(&project, read.text("CUBEJS_SCHEMA_PATH")),
             store_dir: project.join(read.text("QUARRY_DATA_DIR").unwrap_or(".quarry".to_owned())),
@@ -305,9 +272,10 @@ impl Config {
             body_timeout: read.duration("QUARRY_BODY_TIMEOUT", Duration::from_secs(300)),
             cores,
             log_filter: read.log_filter(),
-            warnings: read.warnings(&project),
+            warnings: read.warnings(cube.as_ref()),
             model: ModelSettings::read(&read.values, &mut read.faults),
-            variables: read.values.clone(),
+            variables,
+            cube,
             project,
         };
         read.check_safe(&config);
@@ -549,7 +517,7 @@ impl Reader {
         }
     }
 
-    fn warnings(&mut self, project: &Path) -> Vec<String> {
+    fn warnings(&self, cube: Option<&CubeJs>) -> Vec<String> {
         let mut warnings: Vec<String> = WITHOUT_EFFECT
             .iter()
             .filter(|name| self.text(name).is_some())
@@ -560,36 +528,41 @@ impl Reader {
                 "CUBEJS_DB_TYPE is '{kind}', but this version of Quarry reads the files under data/ only"
             ));
         }
-        warnings.extend(self.look_at_hooks(project));
+        warnings.extend(cube.into_iter().flat_map(CubeJs::warnings));
         warnings
     }
 
-    /// `cube.js` is not run by this version: its hooks are named, and those that guard data stop the start.
-    fn look_at_hooks(&mut self, project: &Path) -> Option<String> {
-        let file =
-            ["cube.js", "cube.ts", "cube.py"].map(|name| project.join(name)).into_iter().find(|file| file.is_file())?;
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let named = |names: &[&'static str]| -> Vec<&'static str> {
-            let mentioned =
-                |name: &&&str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == **name);
-            names.iter().filter(mentioned).copied().collect()
-        };
-        let guards = named(GUARDING_HOOKS);
-        if !guards.is_empty() {
+    /// Runs `cube.js`; what it says of settings overrules the environment.
+    fn cube_js(&mut self, project: &Path) -> Option<CubeJs> {
+        if let Some(file) = foreign(project) {
             self.faults.push(format!(
-                "{} restricts who sees what by {}, and this version of Quarry does not run hooks: remove them to serve without",
-                file.display(),
-                guards.join(", ")
+                "{} is not run by this version of Quarry, and what it restricts would be open: write it as cube.js, or \
+                 remove it to serve without",
+                file.display()
             ));
         }
-        let others = named(OTHER_HOOKS);
-        let list = if others.is_empty() { String::new() } else { format!(": {} have no effect", others.join(", ")) };
-        Some(format!("{} is not run by this version of Quarry{list}", file.display()))
+        let limits = Limits {
+            time: self.duration("QUARRY_HOOK_TIMEOUT", Duration::from_secs(5)),
+            memory: self.bytes("QUARRY_HOOK_MEMORY", 64 << 20, (4 << 20)..=(4 << 30)),
+            ..Limits::default()
+        };
+        match CubeJs::load(project, &self.values, limits) {
+            Ok(Some(cube)) => {
+                self.values.extend(cube.settings().into_iter().map(|(name, value)| (name.to_owned(), value)));
+                Some(cube)
+            }
+            Ok(None) => None,
+            Err(faults) => {
+                self.faults.extend(faults);
+                None
+            }
+        }
     }
 
     /// Refuses to start where that would let everybody in.
     fn check_safe(&mut self, config: &Config) {
-        if !config.dev_mode && config.secrets.is_empty() && config.jwt.key_set.is_none() {
+        let checks = config.cube.as_ref().is_some_and(|cube| cube.options().has("checkAuth"));
+        if !config.dev_mode && config.secrets.is_empty() && config.jwt.key_set.is_none() && !checks {
             let secret = uuid::Uuid::new_v4().simple();
             let (file, more) = (config.project.join(".env"), uuid::Uuid::new_v4().simple());
             self.faults.push(format!(

@@ -10,6 +10,7 @@ const MAX_REPEATED_BYTES: usize = 64 << 20;
 
 /// What the `query` of a request holds.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one a request, and not for long")]
 pub enum Asked {
     /// One query object.
     One(Request),

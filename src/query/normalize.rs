@@ -3,16 +3,19 @@
 //! Pure: `now` and the limits are arguments. Nothing after this room can meet an unknown member.
 
 use super::dates::{Now, parse_bounds, parse_text};
-use super::filters;
+use super::filters::{self, Conditions};
 use super::members::resolve_alias;
 use super::plan::{members_of, tree_of};
-use super::policy::{Asker, may_select, restrict};
+use super::policy::{Asker, may_select, raw, restrict};
 use super::request::{DateRange, FilterNode, Request, TimeDimensionRequest, filter_node};
 use super::{OrderKey, OutputColumn, Query, QueryError, TimeDimension};
 use crate::model::{CubeId, DataType, DimensionId, Grain, Hint, MeasureId, MemberId, Model, SegmentId, UnknownMember};
 use crate::names::MemberPath;
 use crate::preagg::layout::alias;
 use crate::time::{TimeRange, Zone};
+
+/// Cube's text.
+const NO_GROUPS: &str = "Measure filters aren't allowed in ungrouped query";
 
 /// Defaults and bounds from the configuration.
 #[derive(Debug, Clone)]
@@ -51,13 +54,14 @@ pub fn normalize(
     asker: &Asker,
     now: i64,
 ) -> Result<Normalized, QueryError> {
-    let (echo, ranges) = fill_in(request, limits, now)?;
+    let (mut echo, ranges) = fill_in(request, limits, now)?;
     let timezone = echo.timezone.unwrap_or(limits.timezone);
     let measures = resolve_measures(echo.measures.as_deref().unwrap_or_default(), model)?;
     let (dimensions, segment_columns) = resolve_dimensions(&echo.dimensions, model)?;
     let time_dimensions = resolve_time_dimensions(&echo.time_dimensions, &ranges, model)?;
     let segments = resolve_segments(echo.segments.as_deref().unwrap_or_default(), model)?;
     let conditions = filters::resolve(&echo.filters, model, timezone)?;
+    let imposed = filters::resolve(&echo.imposed, model, timezone)?;
     let mut query = Query {
         measures,
         dimensions,
@@ -79,9 +83,22 @@ pub fn normalize(
     if query.ungrouped {
         check_ungrouped(&query, model, limits)?;
     }
-    add_default_filters(&mut query, &echo, model, now)?;
-    let query = restrict(query, model, asker, now)?;
+    echo.filters.append(&mut echo.imposed);
+    add_default_filters(&mut query, &imposed, model, now)?;
+    let mut query = restrict(query, model, asker, now)?;
+    impose(&mut query, imposed)?;
     Ok(Normalized { query, echo })
+}
+
+/// Adds the server's conditions. They hold for values as they are, also where the caller sees masks.
+fn impose(query: &mut Query, imposed: Conditions) -> Result<(), QueryError> {
+    if query.ungrouped && !imposed.groups.is_empty() {
+        return Err(QueryError::Model(NO_GROUPS.to_owned()));
+    }
+    let masked = !query.masks.is_empty();
+    query.filters.extend(imposed.rows.into_iter().map(|filter| if masked { raw(filter) } else { filter }));
+    query.measure_filters.extend(imposed.groups);
+    Ok(())
 }
 
 fn resolve_hints(hints: &[Vec<String>], model: &Model) -> Result<Vec<Hint>, QueryError> {
@@ -95,7 +112,7 @@ fn resolve_hints(hints: &[Vec<String>], model: &Model) -> Result<Vec<Hint>, Quer
 /// Ungrouped queries have no groups to filter, and each row must be told apart by its keys.
 fn check_ungrouped(query: &Query, model: &Model, limits: &Limits) -> Result<(), QueryError> {
     if !query.measure_filters.is_empty() {
-        return Err(QueryError::Model("Measure filters aren't allowed in ungrouped query".to_owned()));
+        return Err(QueryError::Model(NO_GROUPS.to_owned()));
     }
     if limits.ungrouped_without_key {
         return Ok(());
@@ -119,13 +136,14 @@ fn check_ungrouped(query: &Query, model: &Model, limits: &Limits) -> Result<(), 
 
 /// Conditions of the views that the query touches, unless a condition of its own releases them
 /// (`data-model.md` §8.5).
-fn add_default_filters(query: &mut Query, echo: &Request, model: &Model, now: i64) -> Result<(), QueryError> {
+fn add_default_filters(query: &mut Query, imposed: &Conditions, model: &Model, now: i64) -> Result<(), QueryError> {
     let filtered: Vec<MemberId> = query
         .filters
         .iter()
+        .chain(&imposed.rows)
         .flat_map(members_of)
         .map(super::Column::member)
-        .chain(query.measure_filters.iter().flat_map(members_of).map(MemberId::Measure))
+        .chain(query.measure_filters.iter().chain(&imposed.groups).flat_map(members_of).map(MemberId::Measure))
         .collect();
     let mut views: Vec<CubeId> = Vec::new();
     let times = query.time_dimensions.iter().map(|time| MemberId::Dimension(time.dimension));
@@ -136,7 +154,6 @@ fn add_default_filters(query: &mut Query, echo: &Request, model: &Model, now: i6
     }
     let zone = query.timezone;
     let local_now = Now::at(now, zone);
-    debug_assert!(echo.timezone.is_some(), "the zone was filled in");
     for view in views.into_iter().filter_map(|cube| model.cube(cube).view()) {
         for default in &view.default_filters {
             if default.unless.iter().any(|member| filtered.contains(member)) {
@@ -177,6 +194,7 @@ fn fill_in(request: &Request, limits: &Limits, now: i64) -> Result<(Request, Vec
         return Err(QueryError::Invalid(text.to_owned()));
     }
     filters::check_values(&echo.filters)?;
+    filters::check_values(&echo.imposed)?;
     let limit = echo.limit.unwrap_or_else(|| limits.default_rows.min(limits.max_rows));
     if limit > limits.max_rows {
         return Err(QueryError::LimitExceeded);
@@ -186,6 +204,7 @@ fn fill_in(request: &Request, limits: &Limits, now: i64) -> Result<(Request, Vec
     let now = Now::at(now, zone);
     let ranges = echo.time_dimensions.iter_mut().map(|time| resolve_range(time, now)).collect::<Result<_, _>>()?;
     filters::resolve_dates(&mut echo.filters, now)?;
+    filters::resolve_dates(&mut echo.imposed, now)?;
     Ok((echo, ranges))
 }
 

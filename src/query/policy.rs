@@ -373,7 +373,7 @@ impl Rows<'_> {
 }
 
 /// The condition on values as they are, masked or not.
-fn raw(filter: Filter<Column>) -> Filter<Column> {
+pub(super) fn raw(filter: Filter<Column>) -> Filter<Column> {
     match filter {
         Filter::Leaf { member: Column::Dimension(id), test } => Filter::Leaf { member: Column::Raw(id), test },
         Filter::Leaf { .. } => filter,

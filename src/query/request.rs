@@ -14,6 +14,8 @@ pub struct Request {
     pub segments: Option<Vec<String>>,
     /// Filters; all must hold.
     pub filters: Vec<FilterNode>,
+    /// Conditions of the server beside those of the client, whose members need nobody's leave.
+    pub imposed: Vec<FilterNode>,
     /// Time dimensions.
     pub time_dimensions: Vec<TimeDimensionRequest>,
     /// Order; none when the key is absent (the default order applies), empty when empty (no order).

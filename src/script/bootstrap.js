@@ -87,4 +87,5 @@
   }
   for (const name of ['performance', 'navigator', 'escape', 'unescape']) delete globalThis[name];
   Object.defineProperty(globalThis, '__load', { value: load });
+  Object.defineProperty(globalThis, '__unload', { value: () => loaded.clear() });
 })

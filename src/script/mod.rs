@@ -13,7 +13,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use condition::condition;
-pub use sandbox::{Sandbox, on_own_stack};
+pub use sandbox::{Sandbox, on_own_stack, spawn_on_own_stack};
 pub use tokens::Position;
 
 /// What a script may use.
@@ -84,10 +84,16 @@ pub enum FaultKind {
     Pending,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.at.line, self.at.column)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Place { file, at }) = &self.place {
-            write!(f, "{file}:{}:{}: ", at.line, at.column)?;
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
         }
         f.write_str(&self.message)
     }

@@ -17,6 +17,8 @@ const OWN_FILES: &str = "quarry:";
 /// What a file is wrapped in; the first part, and the prologue behind it, stand in its first line.
 const WRAPPER: (&str, &str) =
     ("(function (exports, require, module, __filename, __dirname, __import, __e, __dyn_) {", "\n})");
+/// Longest pause between two looks at what there is to do.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest message that is kept, in characters.
 const MAX_MESSAGE: usize = 2_000;
 /// Stack of the thread that runs scripts, beyond what the scripts may use.
@@ -35,6 +37,18 @@ pub fn on_own_stack<T: Send>(limits: Limits, work: impl FnOnce() -> T + Send) ->
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Starts a thread whose stack is large enough for [`Limits::stack`].
+///
+/// # Errors
+/// The system gives no thread.
+pub fn spawn_on_own_stack(
+    limits: Limits,
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(limits.stack + THREAD_STACK).spawn(work)
 }
 
 /// Scripts run here; several files share one sandbox. Lives on one thread.
@@ -187,6 +201,20 @@ impl Sandbox {
         stack.lines().find_map(|line| place_of(line, &self.shared))
     }
 
+    /// Lets go of all files that have run, so that their memory can be taken back.
+    ///
+    /// # Errors
+    /// There is not even the memory for that.
+    pub fn unload(&self) -> Result<(), Fault> {
+        self.call("__unload", &[]).map(drop)
+    }
+
+    /// Bytes that are taken now.
+    pub fn used_bytes(&self) -> usize {
+        let (_, runtime) = self.engine.as_ref().expect("there until the end");
+        usize::try_from(runtime.memory_usage().malloc_size).unwrap_or(usize::MAX)
+    }
+
     fn finish_jobs(&self, ctx: &Ctx<'_>) -> rquickjs::Result<()> {
         while !self.shared.is_late() {
             if !ctx.execute_pending_job() {
@@ -246,7 +274,10 @@ impl Shared {
             match promise.state() {
                 PromiseState::Pending if self.is_late() => return Err(Exception::throw_message(ctx, "interrupted")),
                 PromiseState::Pending if ctx.execute_pending_job() => {}
-                PromiseState::Pending => return Err(Error::WouldBlock),
+                PromiseState::Pending => match idle(ctx)? {
+                    Some(pause) => self.rest(pause),
+                    None => return Err(Error::WouldBlock),
+                },
                 PromiseState::Resolved => return promise.result().unwrap_or(Err(Error::WouldBlock)),
                 PromiseState::Rejected => {
                     let result = promise.result().unwrap_or(Err(Error::WouldBlock));
@@ -256,6 +287,14 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Lets time pass, to the deadline at most.
+    fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause.min(LONGEST_PAUSE);
+        let until = self.deadline.get().map_or(until, |deadline| until.min(deadline));
+        // May wake early: who rests looks again.
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
     }
 
     /// Puts what is known of the limits and of failed imports into a fault.
@@ -289,6 +328,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// How long to wait before there is more to do, where the global function `__idle` is there to say so.
+fn idle(ctx: &Ctx<'_>) -> rquickjs::Result<Option<Duration>> {
+    let Some(ask) = ctx.globals().get::<_, Option<Function<'_>>>("__idle")? else { return Ok(None) };
+    let millis: Option<f64> = ask.call(())?;
+    Ok(millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1_000.0).ok()))
 }
 
 /// The functions that the bootstrap builds on.

@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod faults;
 mod generate;
+mod hooks;
 mod jobs;
 mod key_server;
 mod keys;

@@ -1,0 +1,71 @@
+//! Options of `cube.js` that are values: they overrule the environment.
+
+use serde_json::json;
+
+use super::{MODEL, ask, count, counted, project};
+use crate::server::{LOAD, SECRET, Server, sign};
+
+#[test]
+fn options_are_stronger_than_the_environment_and_weaker_than_flags() {
+    let project = project(
+        "module.exports = {
+           schemaPath: process.env.SCHEMAS,
+           jwt: { key: 'a key of cube.js', issuer: ['us'] },
+           allowUngroupedWithoutPrimaryKey: false,
+           orchestratorOptions: { rollupOnlyMode: false },
+           telemetry: false,
+           semanticLayerSync: () => [],
+         }",
+    );
+    project.write("models/orders.yml", &MODEL.replace("name: orders", "name: moved"));
+    let settings = [
+        ("SCHEMAS", "models"),
+        ("CUBEJS_SCHEMA_PATH", "model"),
+        ("CUBEJS_JWT_KEY", "another key"),
+        ("CUBEJS_ROLLUP_ONLY", "true"),
+    ];
+    let server = Server::start_with(&project, &settings);
+    let query = json!({"query": {"measures": ["moved.count"]}});
+    let with = |claims, secret: &str| server.call("POST", LOAD).token(&sign(&claims, secret)).json(&query).send();
+    let reply = with(json!({"iss": "us"}), "a key of cube.js");
+    assert_eq!((reply.status, &reply.value()["data"][0]["moved.count"]), (200, &json!("5")), "{}", reply.body);
+    for (claims, secret) in
+        [(json!({"iss": "us"}), "another key"), (json!({"iss": "us"}), SECRET), (json!({}), "a key of cube.js")]
+    {
+        assert_eq!(with(claims, secret).error(), "Invalid token", "{secret}");
+    }
+    let raw = json!({"query": {"dimensions": ["moved.status"], "ungrouped": true}});
+    let reply = server.call("POST", LOAD).token(&sign(&json!({"iss": "us"}), "a key of cube.js")).json(&raw).send();
+    assert!(reply.error().contains("Ungrouped query requires primary keys"), "{}", reply.body);
+    assert!(server.log().contains("semanticLayerSync have no effect"), "{}", server.log());
+    assert!(!server.log().contains("telemetry"), "{}", server.log());
+}
+
+#[test]
+fn the_api_moves_with_its_base_path() {
+    let server = Server::start(&project("module.exports = { basePath: '/api/' }"));
+    let query = json!({"query": {"measures": ["orders.count"]}});
+    let post = |path: &str| server.post(path, &query);
+    assert_eq!(counted(&post("/api/v1/load")), "5");
+    assert_eq!(post(LOAD).status, 404);
+    assert_eq!(server.get("/api/v1/meta").status, 200);
+    assert_eq!(server.get("/cubejs-api/v1/meta").status, 404);
+    assert_eq!(server.get("/readyz").status, 200);
+    assert_eq!(server.get("/quarry/v1/jobs").error(), "API scope is missing: jobs");
+}
+
+#[test]
+fn code_of_the_project_is_used_as_it_is() {
+    let project = project(
+        "const path = require('./lib');
+         import { column } from './lib/columns';
+         export default { queryRewrite: (query) => { console.log('rewriting', query.measures); return path.add(query, column); } }",
+    );
+    project.write("lib/index.js", "exports.add = (query, dimension) => ({ ...query, dimensions: [dimension] });");
+    project.write("lib/columns.js", "export const column = 'orders.tenant';");
+    let server = Server::start(&project);
+    let reply = ask(&server, &json!({}), &json!({"measures": ["orders.count"]}));
+    assert_eq!(reply.value()["data"][0]["orders.tenant"], "acme", "{}", reply.body);
+    assert!(server.log().contains("rewriting"), "{}", server.log());
+    assert_eq!(count(&server, &json!({})), "3");
+}

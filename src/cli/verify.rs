@@ -68,9 +68,6 @@ fn tell(stored: &Stored, found: &Verification) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let part = stored.bucket().map_or_else(|| "whole".to_owned(), |bucket| format_local(bucket.start));
     let name = format!("{} {part} {}", stored.preagg(), stored.timezone());
-    if !found.opaque.is_empty() {
-        writeln!(out, "{name}: only the presence of {} is compared", found.opaque.join(", "))?;
-    }
     if found.differing == 0 {
         return Ok(());
     }

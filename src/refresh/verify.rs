@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -19,6 +19,9 @@ use super::build::{self, BuildError};
 use super::planning::{self, Target, find_source};
 use super::{RefreshError, Refresher, Selection};
 use crate::engine::EngineError;
+use crate::engine::functions::states::{STATE_KEY, state_difference};
+use crate::model::{Model, PreaggId, PreaggKind};
+use crate::names::MemberPath;
 use crate::preagg::partition::is_selected;
 use crate::query::QueryError;
 use crate::query::lower::CubeTables;
@@ -75,8 +78,6 @@ pub struct Verification {
     pub differences: Vec<Difference>,
     /// How many there are.
     pub differing: usize,
-    /// Columns with states that have several equal forms, such as sketches: only their presence is compared.
-    pub opaque: Vec<String>,
 }
 
 impl Refresher {
@@ -90,6 +91,9 @@ impl Refresher {
         let zones = if selection.zones.is_empty() { &self.inner.options.zones } else { &selection.zones };
         let snapshot = self.inner.parts.store.snapshot();
         let mut found = Vec::new();
+        // What has no partitions of its own is as right as what it is made of.
+        let parts = selection.preaggs.iter().flat_map(|name| parts_of(rollups.model(), name));
+        let selection = &Selection { preaggs: parts.collect(), ..selection.clone() };
         for target in planning::targets(&rollups, selection, zones)? {
             let Some(table) = snapshot.table(&target.table) else { continue };
             let selected = table.partitions.values().filter(|part| is_selected(part.bucket, selection.range));
@@ -112,6 +116,7 @@ impl Refresher {
         let source = find_source(parts, &target.data_source)?;
         // What stands for cubes' own SQL in a build is itself held against the source, as a rollup of its own.
         let statement = rollups.build_sql(target.preagg, target.zone, partition.bucket, &CubeTables::new())?;
+        let is_grouped = rollups.model().preagg(target.preagg).kind != PreaggKind::OriginalSql;
         let keys = build::sort_columns(rollups.model(), target.preagg);
         let fresh = source.collect(statement).await.map_err(QueryError::from)?;
         let partition = Arc::clone(partition);
@@ -119,9 +124,23 @@ impl Refresher {
             let kept = read(&partition)?;
             let fresh = concat_batches(&fresh.schema, &fresh.batches)?;
             let fresh = conform(&fresh, &kept.schema())?;
-            Ok(compare(&kept, &fresh, &keys)?)
+            // Rows of a cube are told apart by all that they hold.
+            let all = || kept.schema().fields().iter().map(|field| field.name().clone()).collect();
+            Ok(compare(&kept, &fresh, &if is_grouped { keys } else { all() })?)
         });
         compared.await.map_err(|error| QueryError::Engine(EngineError::Execution(error.to_string())).into())
+    }
+}
+
+/// The stored rollups that a definition is made of; the name itself for one that is stored, or is not there.
+fn parts_of(model: &Model, name: &str) -> Vec<String> {
+    let found = MemberPath::parse(name).ok().and_then(|path| model.find_preagg(&path));
+    match found.map(|id| &model.preagg(id).kind) {
+        Some(PreaggKind::Join { rollups } | PreaggKind::Lambda { rollups, .. }) => {
+            let named = |id: &PreaggId| format!("{}.{}", model.cube(id.cube).name, model.preagg(*id).name);
+            rollups.iter().map(named).collect()
+        }
+        Some(PreaggKind::Rollup | PreaggKind::OriginalSql) | None => vec![name.to_owned()],
     }
 }
 
@@ -174,16 +193,14 @@ fn compare(kept: &RecordBatch, fresh: &RecordBatch, keys: &[String]) -> Result<V
         if columns.is_empty() { Ok(None) } else { converter.convert_columns(&columns).map(Some) }
     };
     let (kept_rows, fresh_rows) = (rows_of(kept)?, rows_of(fresh)?);
-    let mut unseen: HashMap<&[u8], usize> = (0..fresh.num_rows())
-        .map(|row| (fresh_rows.as_ref().map_or(&[][..], |rows| rows.row(row).data()), row))
-        .collect();
+    // Where keys are all columns, rows may be equal.
+    let mut unseen: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for row in (0..fresh.num_rows()).rev() {
+        let key = fresh_rows.as_ref().map_or(&[][..], |rows| rows.row(row).data());
+        unseen.entry(key).or_default().push(row);
+    }
     let measures: Vec<usize> = (0..schema.fields().len()).filter(|i| !is_key(schema.field(*i).name())).collect();
-    let opaque = measures.iter().filter(|i| is_opaque(schema.field(**i).data_type()));
-    let mut found = Verification {
-        rows: kept.num_rows(),
-        opaque: opaque.map(|i| schema.field(*i).name().clone()).collect(),
-        ..Verification::default()
-    };
+    let mut found = Verification { rows: kept.num_rows(), ..Verification::default() };
     let mut tell = |difference: Difference| {
         found.differing += 1;
         if found.differences.len() < MOST_TOLD {
@@ -192,24 +209,24 @@ fn compare(kept: &RecordBatch, fresh: &RecordBatch, keys: &[String]) -> Result<V
     };
     for row in 0..kept.num_rows() {
         let key = kept_rows.as_ref().map_or(&[][..], |rows| rows.row(row).data());
-        let Some(other) = unseen.remove(key) else {
+        let Some(other) = unseen.get_mut(key).and_then(Vec::pop) else {
             let (group, stored) = (group_of(kept, keys, row)?, Some("a row".to_owned()));
             tell(Difference { group, measure: None, stored, source: None });
             continue;
         };
         for measure in &measures {
-            let (stored, source) = (kept.column(*measure), fresh.column(*measure));
-            if !is_same(stored, row, source, other)? {
+            let (stored, source) = ((kept.column(*measure), row), (fresh.column(*measure), other));
+            if let Some([stored, source]) = difference(schema.field(*measure), stored, source)? {
                 tell(Difference {
                     group: group_of(kept, keys, row)?,
                     measure: Some(schema.field(*measure).name().clone()),
-                    stored: Some(shown(stored, row)?),
-                    source: Some(shown(source, other)?),
+                    stored: Some(stored),
+                    source: Some(source),
                 });
             }
         }
     }
-    let mut missing: Vec<usize> = unseen.into_values().collect();
+    let mut missing: Vec<usize> = unseen.into_values().flatten().collect();
     missing.sort_unstable();
     for row in missing {
         let (group, source) = (group_of(fresh, keys, row)?, Some("a row".to_owned()));
@@ -218,23 +235,31 @@ fn compare(kept: &RecordBatch, fresh: &RecordBatch, keys: &[String]) -> Result<V
     Ok(found)
 }
 
-fn is_opaque(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-}
-
-fn is_same(stored: &ArrayRef, row: usize, source: &ArrayRef, other: usize) -> Result<bool, ArrowError> {
-    if stored.is_null(row) || source.is_null(other) {
-        return Ok(stored.is_null(row) && source.is_null(other));
+/// How two values of a column differ; none when they are the same.
+fn difference(
+    field: &Field,
+    (stored, row): (&ArrayRef, usize),
+    (source, other): (&ArrayRef, usize),
+) -> Result<Option<[String; 2]>, ArrowError> {
+    let are_there = stored.is_valid(row) && source.is_valid(other);
+    if are_there && field.metadata().contains_key(STATE_KEY) {
+        let state = |column: &ArrayRef, row: usize| -> Result<Vec<u8>, ArrowError> {
+            let column = cast(column, &DataType::LargeBinary)?;
+            Ok(column.as_binary::<i64>().value(row).to_vec())
+        };
+        let (stored, source) = (state(&stored.slice(row, 1), 0)?, state(&source.slice(other, 1), 0)?);
+        return state_difference(&stored, &source).map_err(ArrowError::ComputeError);
     }
-    match stored.data_type() {
-        DataType::Float64 => {
-            let (a, b) =
-                (stored.as_primitive::<Float64Type>().value(row), source.as_primitive::<Float64Type>().value(other));
-            Ok(a.total_cmp(&b).is_eq() || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()))
+    if are_there && field.data_type() == &DataType::Float64 {
+        let (a, b) =
+            (stored.as_primitive::<Float64Type>().value(row), source.as_primitive::<Float64Type>().value(other));
+        if a.total_cmp(&b).is_eq() || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()) {
+            return Ok(None);
         }
-        data_type if is_opaque(data_type) => Ok(true),
-        _ => Ok(shown(stored, row)? == shown(source, other)?),
     }
+    let told = [shown(stored, row)?, shown(source, other)?];
+    let is_same = stored.is_null(row) == source.is_null(other) && told[0] == told[1];
+    Ok((!is_same).then_some(told))
 }
 
 fn shown(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
@@ -306,6 +331,19 @@ mod tests {
     fn rows_on_one_side_only_are_differences() {
         let (kept, fresh) = (rows(&[(Some("Rome"), 1, 0.5)]), rows(&[(Some("Bonn"), 1, 0.5)]));
         check(&kept, &fresh, &[("city=Rome", None, Some("a row"), None), ("city=Bonn", None, None, Some("a row"))]);
+    }
+
+    #[test]
+    fn rows_that_are_not_grouped_are_counted() {
+        let all: Vec<String> = ["city", "count", "mean"].map(str::to_owned).into();
+        let rome = (Some("Rome"), 1, 0.5);
+        let (kept, fresh) = (rows(&[rome, (None, 2, 1.0), rome, rome]), rows(&[rome, rome, (None, 2, 1.0)]));
+        assert_eq!(compare(&kept, &kept.slice(0, 4), &all).expect("comparable").differing, 0);
+        let found = compare(&kept, &fresh, &all).expect("comparable");
+        assert_eq!((found.rows, found.differing), (4, 1));
+        let told = &found.differences[0];
+        assert_eq!((told.group.as_str(), told.stored.as_deref()), ("city=Rome, count=1, mean=0.5", Some("a row")));
+        assert_eq!(compare(&fresh, &kept, &all).expect("comparable").differences[0].source.as_deref(), Some("a row"));
     }
 
     #[test]

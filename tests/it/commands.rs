@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::events::{Month, events_project, selector, write_events};
 use crate::orchestrators::TROUBLES;
-use crate::server::{SECRET, Server, printed, run};
+use crate::server::{Project, SECRET, Server, printed, run};
 
 const MONTHS: [&str; 2] = ["2024-01", "2024-02"];
 const SETTINGS: [(&str, &str); 1] = [("CUBEJS_API_SECRET", SECRET)];
@@ -89,6 +89,66 @@ fn verify_tells_partition_group_and_measure_that_differ() {
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = verify(&["events.nobody"]);
     assert_eq!((code, text.contains("there is no rollup 'events.nobody'")), (Some(1), true), "{text}");
+}
+
+const STATES: &str = "
+cubes:
+  - name: sales
+    sql_table: sales
+    measures:
+      - {name: count, type: count}
+      - {name: buyers, sql: buyer, type: count_distinct}
+      - {name: about, sql: buyer, type: count_distinct_approx}
+      - {name: median, sql: \"approx_percentile_cont({CUBE}.amount, 0.5)\", type: number}
+      - {name: mean, sql: amount, type: avg}
+    dimensions: [{name: at, sql: at, type: time}, {name: city, sql: city, type: string}]
+    pre_aggregations:
+      - {name: both, type: rollup_lambda, rollups: [CUBE.states]}
+      - {name: rows, type: original_sql, time_dimension: at, partition_granularity: month}
+      - {name: states, measures: [count, buyers, about, median, mean], dimensions: [city], time_dimension: at,
+         granularity: month, partition_granularity: month}
+";
+
+/// What is compared of a stored set or sketch is what it holds; rows are compared one by one; a lambda is as right as
+/// its rollups.
+#[test]
+fn verify_looks_into_states_rows_and_parts() {
+    let project = Project::empty();
+    project.write("model/sales.yml", STATES);
+    // Twice the same row: rows are counted.
+    const ROWS: &str = "at,city,buyer,amount\n2024-01-05T00:00:00,Rome,ann,1.5\n2024-01-06T00:00:00,Rome,bob,2.5\n\
+                        2024-01-06T00:00:00,Rome,bob,2.5\n2024-02-01T00:00:00,,ann,4\n";
+    project.write("data/sales.csv", ROWS);
+    let built = run(project.path(), &SETTINGS, &["build"]);
+    assert!(built.status.success(), "{}", printed(&built));
+    let verify = |args: &[&str]| {
+        let output = run(project.path(), &SETTINGS, &[&["verify"][..], args].concat());
+        (output.status.code(), printed(&output))
+    };
+    assert_eq!(verify(&[]), (Some(0), "4 of 4 partition(s) equal their source, 6 row(s) compared\n".to_owned()));
+    assert_eq!(
+        verify(&["sales.both"]),
+        (Some(0), "2 of 2 partition(s) equal their source, 2 row(s) compared\n".into())
+    );
+    // As many rows and buyers as before, but another buyer; sums and counts do not tell.
+    project.write("data/sales.csv", &ROWS.replace("Rome,bob", "Rome,eve"));
+    let (code, text) = verify(&["sales.both"]);
+    let group = "sales__city=Rome, sales__at_month=2024-01-01T00:00:00";
+    let told = [
+        format!("{group}: sales__buyers is 2 different values, the source says 2 different values, other ones\n"),
+        format!("{group}: sales__about is about 2 different values, the source says about 2 different values, other"),
+        "sales.states 2024-01-01T00:00:00.000 UTC: 2 difference(s)".to_owned(),
+        "1 of 2 partition(s) equal their source".to_owned(),
+    ];
+    assert!(code == Some(1) && told.iter().all(|told| text.contains(told)), "{text}");
+    let (code, text) = verify(&["sales.rows"]);
+    let told = [
+        "sales.rows 2024-01-01T00:00:00.000 UTC: 4 difference(s)",
+        "buyer=bob, amount=2.5: the rollup has a row, the source nothing",
+        "buyer=eve, amount=2.5: the rollup has nothing, the source a row",
+        "1 of 2 partition(s) equal their source, 4 row(s) compared",
+    ];
+    assert!(code == Some(1) && told.iter().all(|told| text.contains(told)), "{text}");
 }
 
 #[test]

@@ -71,6 +71,17 @@ trait State: Default + Debug + Send + Sync + 'static {
         Ok(state.finish(at))
     }
 
+    /// Whether two encoded states hold the same: then neither knows anything that the other does not.
+    fn is_same(one: &[u8], other: &[u8]) -> Result<bool, Corrupt> {
+        let read = |contents: &[&[u8]]| {
+            let mut state = Self::default();
+            contents.iter().try_for_each(|content| state.merge(content))?;
+            Ok::<_, Corrupt>(state.finish(0.5))
+        };
+        let both = read(&[one, other])?;
+        Ok(read(&[one])? == both && read(&[other])? == both)
+    }
+
     /// Memory beside its own, about.
     fn heap_bytes(&self) -> usize;
 }
@@ -126,6 +137,41 @@ impl Kind {
     fn metadata(self) -> String {
         format!("{}/{}", self.name(), self.parameter())
     }
+}
+
+/// How two stored states differ, as people read it; none when they hold the same, in whatever form. A difference of
+/// sets of one size is told by a word more.
+///
+/// # Errors
+/// One of them is damaged, or is no state.
+pub fn state_difference(one: &[u8], other: &[u8]) -> std::result::Result<Option<[String; 2]>, String> {
+    let compared = match one.first() {
+        Some(kind) if *kind == Kind::Distinct as u8 => difference::<DistinctSet>(Kind::Distinct, one, other),
+        Some(kind) if *kind == Kind::Approx as u8 => difference::<Sketch>(Kind::Approx, one, other),
+        Some(kind) if *kind == Kind::Quantiles as u8 => difference::<Quantiles>(Kind::Quantiles, one, other),
+        Some(_) | None => Err(Corrupt("it is of no known kind".to_owned())),
+    };
+    compared.map_err(|corrupt| corrupt.to_string())
+}
+
+fn difference<S: State>(kind: Kind, one: &[u8], other: &[u8]) -> std::result::Result<Option<[String; 2]>, Corrupt> {
+    let contents = [bytes::open(kind as u8, S::PARAMETER, one)?, bytes::open(kind as u8, S::PARAMETER, other)?];
+    if contents[0] == contents[1] || S::is_same(contents[0], contents[1])? {
+        return Ok(None);
+    }
+    let told = |content: &[u8]| {
+        let read = S::finish_stored(content, 0.5)?.map_or("none".to_owned(), |read| format!("{read:?}"));
+        Ok::<_, Corrupt>(match kind {
+            Kind::Distinct => format!("{read} different values"),
+            Kind::Approx => format!("about {read} different values"),
+            Kind::Quantiles => format!("values around {read}"),
+        })
+    };
+    let [one, mut other] = [told(contents[0])?, told(contents[1])?];
+    if one == other {
+        other.push_str(", other ones");
+    }
+    Ok(Some([one, other]))
 }
 
 /// Every function of states.

@@ -167,6 +167,11 @@ impl State for Quantiles {
     const NAME: &'static str = "quantiles";
     const PARAMETER: u8 = 1;
 
+    /// What is stored depends on the values alone.
+    fn is_same(one: &[u8], other: &[u8]) -> Result<bool, Corrupt> {
+        Ok(one == other)
+    }
+
     /// Takes numbers only, as floats.
     fn add(&mut self, value: Value<'_>) {
         match value {

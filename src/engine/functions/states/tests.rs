@@ -183,6 +183,44 @@ fn check_damage<S: State>(values: ArrayRef) {
     assert!(bytes::open(2, S::PARAMETER, &sealed).is_err());
 }
 
+#[track_caller]
+fn check_difference<S: State>(kind: Kind, one: Vec<i64>, other: Vec<i64>, expected: Option<[&str; 2]>) {
+    let sealed =
+        |numbers: Vec<i64>| bytes::seal(kind as u8, S::PARAMETER, &encoded::<S>(Arc::new(Int64Array::from(numbers))));
+    let expected = Ok(expected.map(|told| told.map(str::to_owned)));
+    assert_eq!(state_difference(&sealed(one), &sealed(other)), expected);
+}
+
+#[test]
+fn states_are_compared_by_what_they_hold() {
+    let shuffled = |count: i64| (0..count).map(|n| n * 7919 % 100_003).rev().collect::<Vec<_>>();
+    let ordered = |count: i64| (0..count).map(|n| n * 7919 % 100_003).collect::<Vec<_>>();
+    for count in [0, 1, 5, 40, 3_000, 60_000] {
+        check_difference::<DistinctSet>(Kind::Distinct, shuffled(count), ordered(count), None);
+        check_difference::<Sketch>(Kind::Approx, shuffled(count), ordered(count), None);
+        check_difference::<Quantiles>(Kind::Quantiles, shuffled(count), ordered(count), None);
+    }
+    let told = Some(["2 different values", "3 different values"]);
+    check_difference::<DistinctSet>(Kind::Distinct, vec![1, 2], vec![1, 2, 3], told);
+    let told = Some(["2 different values", "2 different values, other ones"]);
+    check_difference::<DistinctSet>(Kind::Distinct, vec![1, 2], vec![1, 3], told);
+    let told = Some(["about 2 different values", "about 2 different values, other ones"]);
+    check_difference::<Sketch>(Kind::Approx, vec![1, 2], vec![1, 3], told);
+    check_difference::<Quantiles>(
+        Kind::Quantiles,
+        vec![1, 2, 3],
+        vec![1, 3, 3],
+        Some(["values around 2.0", "values around 3.0"]),
+    );
+    // How often a value occurs counts there.
+    let told = Some(["values around 2.0", "values around 2.0, other ones"]);
+    check_difference::<Quantiles>(Kind::Quantiles, vec![2], vec![2, 2], told);
+    check_difference::<DistinctSet>(Kind::Distinct, vec![2], vec![2, 2], None);
+    for nonsense in [&[][..], &[9, 9, 9, 9, 9, 9], &[1, 1, 0, 0, 0, 0, 5]] {
+        assert!(state_difference(nonsense, nonsense).is_err());
+    }
+}
+
 #[test]
 fn damage_is_an_error() {
     check_damage::<DistinctSet>(Arc::new((0..5_000_i64).map(|n| n * n).collect::<Int64Array>()));

@@ -125,6 +125,15 @@ impl Template {
         })
     }
 
+    /// Whether conditions of a query are written into its SQL (`FILTER_PARAMS`, `FILTER_GROUP`).
+    pub fn reads_filters(&self) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Filters(_) => true,
+            Part::Local(inner) => inner.reads_filters(),
+            _ => false,
+        })
+    }
+
     /// Whether its SQL depends on who asks.
     pub fn reads_claims(&self) -> bool {
         self.parts.iter().any(|part| match part {

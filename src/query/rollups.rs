@@ -63,6 +63,10 @@ struct RollupPlan {
     definition: String,
     /// Whether the stored content would depend on who asks.
     reads_claims: bool,
+    /// Whether the bounds of a partition are written into SQL of the model.
+    reads_filters: bool,
+    /// Whether the stored content is the same in every time zone.
+    zoneless: bool,
     /// What tells that the content has changed.
     keys: Vec<AppliedKey>,
 }
@@ -165,13 +169,9 @@ impl Rollups {
         Ok(layout::table_id(&self.model, preagg, self.stored_zone(preagg, zone), &plan.definition))
     }
 
-    /// The zone that a rollup is stored for when it is built for `zone`: rows that are not grouped are the same in
-    /// every zone, so there is one table of them.
+    /// The zone that a rollup is stored for when it is built for `zone`: what is the same in every zone is one table.
     pub fn stored_zone(&self, preagg: PreaggId, zone: Zone) -> Zone {
-        match self.model.preagg(preagg).kind {
-            PreaggKind::OriginalSql => Zone::UTC,
-            PreaggKind::Rollup | PreaggKind::Join { .. } | PreaggKind::Lambda { .. } => zone,
-        }
+        if self.plan(preagg).is_ok_and(|plan| plan.zoneless) { Zone::UTC } else { zone }
     }
 
     /// The stored rows of cubes that a rollup is to be built from (`use_original_sql_pre_aggregations`).
@@ -217,6 +217,41 @@ impl Rollups {
         let select =
             SourceSelect { model: &self.model, query: &query, shape: &plan.shape, outputs: &plan.outputs, tail: false };
         Ok(source_statement(select, cubes).inlined())
+    }
+
+    /// Whether the rows of several partitions can come from one statement: each stored row belongs to one partition,
+    /// which its time tells, and is the same whatever else the statement gives.
+    pub fn builds_together(&self, preagg: PreaggId) -> bool {
+        let definition = self.model.preagg(preagg);
+        definition.kind == PreaggKind::Rollup
+            && definition.time.and(definition.partition_granularity).is_some()
+            && !definition.straddles()
+            && !definition.use_original_sql
+            // What a sub-query gives may depend on the bounds of the partition.
+            && self.plan(preagg).is_ok_and(|plan| !plan.reads_filters && plan.shape.sub_queries.is_empty())
+    }
+
+    /// As [`Rollups::build_sql`], the rows of several partitions at once, those of the latest time first. Only for what
+    /// [`Rollups::builds_together`].
+    ///
+    /// # Errors
+    /// As [`Rollups::table`].
+    pub fn build_sql_of_several(&self, preagg: PreaggId, zone: Zone, buckets: &[Bounds]) -> Result<String, QueryError> {
+        let plan = self.plan(preagg)?;
+        let definition = self.model.preagg(preagg);
+        let Some(time) = definition.time else {
+            return Err(QueryError::Model("the rollup has no partitions".to_owned()));
+        };
+        let mut query = query_of(definition, self.stored_zone(preagg, zone), None);
+        let within = |range: &Bounds| Filter::Leaf {
+            member: Column::Raw(time.dimension),
+            test: Test::InRange { start: Some(range.start), end: Some(range.end) },
+        };
+        query.filters.push(Filter::Or(adjoined(buckets).iter().map(within).collect()));
+        let select =
+            SourceSelect { model: &self.model, query: &query, shape: &plan.shape, outputs: &plan.outputs, tail: false };
+        let column = layout::stored_time_column(&self.model, time);
+        Ok(source_statement(select, &CubeTables::new()).latest_first(&column).inlined())
     }
 
     /// The statement that looks at the source's time range: one row of [`RANGE_COLUMNS`]: least and
@@ -289,6 +324,9 @@ impl Rollups {
     }
 }
 
+/// Any zone whose clock is not that of UTC.
+const SOME_ZONE: Zone = Zone::Asia__Kathmandu;
+
 fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
     let query = query_of(preagg, Zone::UTC, None);
     let shape = shape(model, &query)?;
@@ -305,11 +343,17 @@ fn prepare(model: &Model, preagg: &Preagg) -> Result<RollupPlan, QueryError> {
             source_statement(select, &CubeTables::new())
         }
     };
+    let elsewhere = query_of(preagg, SOME_ZONE, None);
+    // Rows of a cube are not touched; rollups are the same where their statements are.
+    let zoneless = preagg.kind == PreaggKind::OriginalSql
+        || source_statement(SourceSelect { query: &elsewhere, ..select }, &CubeTables::new()).inlined()
+            == statement.inlined();
     let definition = format!("{partitioned}\n{}", statement.inlined());
-    let reads_claims = reads_claims(model, &query, &shape);
+    let reads_claims = reads(model, &query, &shape, &Template::reads_claims);
+    let reads_filters = reads(model, &query, &shape, &Template::reads_filters);
     let cubes: Vec<CubeId> = shape.tree.cubes().collect();
     let keys = applied_keys(model, preagg, &cubes, &mut |_| {});
-    Ok(RollupPlan { shape, outputs, definition, reads_claims, keys })
+    Ok(RollupPlan { shape, outputs, definition, reads_claims, reads_filters, zoneless, keys })
 }
 
 /// A join of rollups as one; none for other kinds, and for one that cannot be planned.
@@ -342,45 +386,59 @@ pub fn original_of(model: &Model, cube: CubeId) -> Option<PreaggId> {
     preaggs.find(|preagg| preagg.kind == PreaggKind::OriginalSql).map(|preagg| preagg.id)
 }
 
-/// Whether some SQL that a query runs depends on the security context.
-fn reads_claims(model: &Model, query: &Query, shape: &Shape) -> bool {
+/// Whether some SQL that a query runs is of that kind.
+fn reads(model: &Model, query: &Query, shape: &Shape, is_such: &dyn Fn(&Template) -> bool) -> bool {
     let of_source = |cube: CubeId| match &model.cube(cube).source {
-        CubeSource::Table(sql) | CubeSource::Query(sql) => reads_claims_through(model, sql, 0),
+        CubeSource::Table(sql) | CubeSource::Query(sql) => reads_through(model, sql, is_such, 0),
         CubeSource::View(_) => false,
     };
     let sources = shape.tree.cubes().any(of_source);
-    let joins = shape.tree.edges.iter().any(|edge| model.cube(edge.from).joins[edge.join].sql.reads_claims());
+    let joins = shape.tree.edges.iter().any(|edge| is_such(&model.cube(edge.from).joins[edge.join].sql));
     let mut members = query.columns().into_iter().map(|column| match column {
         OutputColumn::Dimension(id) | OutputColumn::Time(id, _) => MemberId::Dimension(id),
         OutputColumn::Segment(id) => MemberId::Segment(id),
         OutputColumn::Measure(id) => MemberId::Measure(id),
     });
     let of_members = members.any(|member| {
-        let mut reads = false;
+        let mut found = false;
         visit_members(model, member, &mut |inner| {
-            reads |= templates(model, inner).iter().any(|template| template.reads_claims());
+            found |= templates(model, inner).iter().any(|template| is_such(template));
         });
-        reads
+        found
     });
     let of_sub_queries = shape.sub_queries.iter().flat_map(|sub_query| sub_query.plan.leaves());
     sources
         || joins
         || of_members
-        || of_sub_queries.into_iter().any(|leaf| reads_claims(model, &leaf.query, &leaf.shape))
+        || of_sub_queries.into_iter().any(|leaf| reads(model, &leaf.query, &leaf.shape, is_such))
 }
 
 /// Deepest chain of cubes that read each other's SQL.
 const MAX_SOURCES: usize = 16;
 
-fn reads_claims_through(model: &Model, sql: &Template, depth: usize) -> bool {
+fn reads_through(model: &Model, sql: &Template, is_such: &dyn Fn(&Template) -> bool, depth: usize) -> bool {
     let inner = |part: &Part| match part {
         Part::Source(cube) if depth < MAX_SOURCES => match &model.cube(*cube).source {
-            CubeSource::Table(sql) | CubeSource::Query(sql) => reads_claims_through(model, sql, depth + 1),
+            CubeSource::Table(sql) | CubeSource::Query(sql) => reads_through(model, sql, is_such, depth + 1),
             CubeSource::View(_) => false,
         },
         _ => false,
     };
-    sql.reads_claims() || sql.parts.iter().any(inner)
+    is_such(sql) || sql.parts.iter().any(inner)
+}
+
+/// The times of ranges, ascending, with as few ranges as possible.
+fn adjoined(ranges: &[Bounds]) -> Vec<Bounds> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.start);
+    let mut found: Vec<Bounds> = Vec::new();
+    for range in sorted {
+        match found.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => found.push(range),
+        }
+    }
+    found
 }
 
 /// The rollup's rows as a query.

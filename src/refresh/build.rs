@@ -92,26 +92,34 @@ pub(super) async fn write_partition(
     layout: Layout,
     report: impl Fn(Progress) + Send + 'static,
 ) -> Result<FinishedFile, BuildError> {
-    let (feed, rows) = mpsc::channel(CHANNEL_BATCHES);
-    let encoding = {
-        let (store, schema) = (store.clone(), Arc::clone(&stream.schema));
-        blocking(move || encode(&store, &schema, &layout, rows, &report))
-    };
+    let (feed, rows) = channel();
+    let encoder = Encoder::new(store, &stream.schema, layout)?;
+    let encoding = blocking(move || encode(encoder, rows, &report));
     let (fed, encoded) = futures::join!(feed_batches(stream, feed), encoding);
     // The encoder's error comes first: when it fails, the feed merely finds the channel closed.
     let file = encoded?;
     fed?;
-    file.ok_or_else(|| BuildError::Engine(EngineError::Execution("the build was cut off".to_owned())))
+    file.ok_or_else(cut_off)
+}
+
+/// The feed ended before its end.
+pub(super) fn cut_off() -> BuildError {
+    BuildError::Engine(EngineError::Execution("the build was cut off".to_owned()))
+}
+
+/// A channel for the batches of one statement.
+pub(super) fn channel() -> (mpsc::Sender<Feed>, mpsc::Receiver<Feed>) {
+    mpsc::channel(CHANNEL_BATCHES)
 }
 
 /// What goes through the channel. The end is said, not implied by a closed channel: a feed that was
 /// dropped half-way must not look like a small partition.
-enum Feed {
+pub(super) enum Feed {
     Batch(RecordBatch),
     End,
 }
 
-async fn feed_batches(mut stream: BatchStream, feed: mpsc::Sender<Feed>) -> Result<(), EngineError> {
+pub(super) async fn feed_batches(mut stream: BatchStream, feed: mpsc::Sender<Feed>) -> Result<(), EngineError> {
     while let Some(batch) = stream.batches.next().await {
         if feed.send(Feed::Batch(batch?)).await.is_err() {
             // The encoder gave up and says why.
@@ -125,41 +133,86 @@ async fn feed_batches(mut stream: BatchStream, feed: mpsc::Sender<Feed>) -> Resu
 
 /// Runs on a blocking thread. None when the feed was cut off; the unfinished file is deleted then.
 fn encode(
-    store: &Store,
-    source: &Schema,
-    layout: &Layout,
+    mut encoder: Encoder,
     mut rows: mpsc::Receiver<Feed>,
     report: &dyn Fn(Progress),
 ) -> Result<Option<FinishedFile>, BuildError> {
-    let mut sorter =
-        Sorter::new(plain_schema(source, layout.time_column.as_deref()), &layout.sort_by, layout.sort_bytes)?;
-    let checked = layout.time_column.as_deref().filter(|_| layout.bounded);
-    let mut writer = store.writer(&layout.key, Arc::clone(&sorter.schema), checked)?;
-    let write = |writer: &mut PartitionWriter, sorted: Option<RecordBatch>| match sorted {
-        Some(batch) => writer.write(&batch),
-        None => Ok(()),
-    };
-    let mut received = 0;
+    // At once: a disk that takes nothing is better known before the rows are made.
+    encoder.writer = Some(encoder.open()?);
     while let Some(message) = rows.blocking_recv() {
         match message {
             Feed::Batch(batch) => {
-                received += batch.num_rows() as u64;
-                for portion in portions(batch, layout.sort_bytes) {
-                    sorter.push(&portion)?;
-                    if sorter.is_full() {
-                        write(&mut writer, sorter.take_sorted()?)?;
-                    }
-                }
-                let size_bytes = writer.size_bytes();
-                report(Progress { phase: JobPhase::Writing, rows: received, size_bytes, ..Progress::default() });
+                encoder.push(batch)?;
+                report(encoder.progress());
             }
-            Feed::End => {
-                write(&mut writer, sorter.take_sorted()?)?;
-                return Ok(Some(writer.finish()?));
-            }
+            Feed::End => return Ok(Some(encoder.finish()?)),
         }
     }
     Ok(None)
+}
+
+/// The file of a partition in the making: takes rows as they come, writes them sorted. Dropping it leaves no file.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    store: Store,
+    layout: Layout,
+    sorter: Sorter,
+    /// Made when there is something to write, so that what waits for its rows takes no file.
+    writer: Option<PartitionWriter>,
+    rows: u64,
+}
+
+impl Encoder {
+    /// For rows of the source's columns.
+    pub(super) fn new(store: &Store, source: &Schema, layout: Layout) -> Result<Self, BuildError> {
+        let schema = plain_schema(source, layout.time_column.as_deref());
+        let sorter = Sorter::new(schema, &layout.sort_by, layout.sort_bytes)?;
+        Ok(Self { store: store.clone(), layout, sorter, writer: None, rows: 0 })
+    }
+
+    /// Takes rows; writes what is held when that is much.
+    pub(super) fn push(&mut self, batch: RecordBatch) -> Result<(), BuildError> {
+        self.rows += batch.num_rows() as u64;
+        for portion in portions(batch, self.layout.sort_bytes) {
+            self.sorter.push(&portion)?;
+            if self.sorter.is_full() {
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the rows that are held.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.sorter.size_bytes
+    }
+
+    /// How far it has come.
+    pub(super) fn progress(&self) -> Progress {
+        let size_bytes = self.writer.as_ref().map_or(0, PartitionWriter::size_bytes);
+        Progress { phase: JobPhase::Writing, rows: self.rows, size_bytes, ..Progress::default() }
+    }
+
+    /// The complete file, also of no rows.
+    pub(super) fn finish(mut self) -> Result<FinishedFile, BuildError> {
+        self.write()?;
+        let writer = self.writer.take().map_or_else(|| self.open(), Ok)?;
+        Ok(writer.finish()?)
+    }
+
+    /// Writes what is held.
+    pub(super) fn write(&mut self) -> Result<(), BuildError> {
+        let Some(sorted) = self.sorter.take_sorted()? else { return Ok(()) };
+        let mut writer = self.writer.take().map_or_else(|| self.open(), Ok)?;
+        writer.write(&sorted)?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn open(&self) -> Result<PartitionWriter, StorageError> {
+        let checked = self.layout.time_column.as_deref().filter(|_| self.layout.bounded);
+        self.store.writer(&self.layout.key, Arc::clone(&self.sorter.schema), checked)
+    }
 }
 
 /// Gathers rows and hands them back sorted.

@@ -4,7 +4,8 @@
 //! row of the store; a worker claims it, builds its partition and publishes it (`design.md` D2, D3).
 //!
 //! Rooms in order of the walk: `scheduler` and `posting` → `planning` (which partitions) →
-//! `keys` and `staleness` → `jobs` (records and what clients see of them) → `worker` → `build` (one file);
+//! `keys` and `staleness` → `jobs` (records and what clients see of them) → `worker` (`together` for several partitions
+//! of one scan) → `build` (one file);
 //! `housekeeping` forgets what nobody needs. No SQL is written here, and no HTTP is known.
 
 mod build;
@@ -19,6 +20,7 @@ mod scheduler;
 mod staleness;
 #[cfg(test)]
 mod tests;
+mod together;
 mod verify;
 mod worker;
 

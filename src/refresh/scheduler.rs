@@ -17,6 +17,7 @@ use super::jobs::{Details, SCHEDULER};
 use super::keys::{KeyError, Span};
 use super::planning::{self, Target};
 use super::staleness::{Freshness, freshness};
+use super::together::{MAX_TOGETHER, is_one_scan};
 use super::worker::backoff_name;
 use super::{Inner, RefreshError};
 use crate::model::{Model, Preagg, PreaggKind};
@@ -24,6 +25,9 @@ use crate::preagg::partition::{bucket_of, buckets_within};
 use crate::query::rollups::Rollups;
 use crate::tasks::blocking;
 use crate::time::{DAY_MICROS, Granularity, Zone};
+
+/// Jobs that are built in one go.
+type Unit = Vec<NewJob>;
 
 /// Refresh keys of one rollup that are asked at the same time.
 const KEYS_AT_ONCE: usize = 4;
@@ -77,15 +81,15 @@ pub(super) async fn pass(inner: &Inner, zones: &[Zone], at_once: usize, until: I
     let live = live_jobs(inner).await?;
     let due = due_jobs(inner, zones, &live, &mut looks).await;
     drop(looks);
-    let scheduled = live.into_iter().filter(|job| job.context == SCHEDULER).map(|job| job.id).collect();
+    let scheduled = live.into_iter().filter(|job| job.context == SCHEDULER).map(|job| vec![job.id]).collect();
     feed(inner, due, scheduled, at_once.max(1), until).await
 }
 
-/// Keeps `at_once` scheduled jobs in the queue until all have ended.
+/// Keeps jobs for `at_once` scheduled builds in the queue until all have ended.
 async fn feed(
     inner: &Inner,
-    mut due: VecDeque<NewJob>,
-    mut live: Vec<JobId>,
+    mut due: VecDeque<Unit>,
+    mut live: Vec<Vec<JobId>>,
     at_once: usize,
     until: Instant,
 ) -> Result<bool, StorageError> {
@@ -97,9 +101,10 @@ async fn feed(
         live = still_live(inner, live).await?;
         let room = at_once.saturating_sub(live.len()).min(due.len());
         if room > 0 {
-            let jobs: Vec<NewJob> = due.drain(..room).collect();
+            let units: Vec<Unit> = due.drain(..room).collect();
             let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
-            live.extend(blocking(move || store.enqueue(&jobs, clock.now())).await?);
+            let enqueue = move || units.iter().map(|jobs| store.enqueue(jobs, clock.now())).collect();
+            live.extend(blocking::<Result<Vec<Vec<JobId>>, StorageError>, _>(enqueue).await?);
             inner.pulse();
             continue;
         }
@@ -121,13 +126,15 @@ async fn live_jobs(inner: &Inner) -> Result<Vec<JobRecord>, StorageError> {
     Ok(jobs.into_iter().filter(|job| !job.state.has_ended()).collect())
 }
 
-async fn still_live(inner: &Inner, ids: Vec<JobId>) -> Result<Vec<JobId>, StorageError> {
+/// The builds of which some job has not ended.
+async fn still_live(inner: &Inner, builds: Vec<Vec<JobId>>) -> Result<Vec<Vec<JobId>>, StorageError> {
     let store = inner.parts.store.clone();
     blocking(move || {
-        let mut live = Vec::with_capacity(ids.len());
-        for id in ids {
-            if store.find_job(&id)?.is_some_and(|job| !job.state.has_ended()) {
-                live.push(id);
+        let mut live = Vec::with_capacity(builds.len());
+        for jobs in builds {
+            let ended = |id| Ok::<_, StorageError>(store.find_job(id)?.is_none_or(|job| job.state.has_ended()));
+            if !jobs.iter().map(ended).collect::<Result<Vec<bool>, _>>()?.into_iter().all(|ended| ended) {
+                live.push(jobs);
             }
         }
         Ok(live)
@@ -136,16 +143,18 @@ async fn still_live(inner: &Inner, ids: Vec<JobId>) -> Result<Vec<JobId>, Storag
 }
 
 /// What is to be built: the newest partition of each rollup in the first zone, the same in the next zone, then the
-/// next older ones (§16). A failure is logged and costs its rollup a pause.
-async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut Looks) -> VecDeque<NewJob> {
+/// next older ones (§16); partitions that one scan gives go with the newest of them. A failure is logged and costs its
+/// rollup a pause.
+async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut Looks) -> VecDeque<Unit> {
     let rollups = (inner.parts.rollups)();
     let live: HashSet<PartitionKey> = live.iter().map(|job| job.partition.clone()).collect();
     let pass = Pass { inner, rollups: &rollups, live: &live };
-    let mut lists: Vec<VecDeque<NewJob>> = Vec::new();
-    for zone in zones {
+    let mut lists: Vec<VecDeque<Unit>> = Vec::new();
+    for (position, zone) in zones.iter().enumerate() {
         for preagg in in_order(rollups.model()) {
-            // Rows of a cube are one table in all zones.
-            let again = preagg.kind == PreaggKind::OriginalSql && zones.first() != Some(zone);
+            // What is the same in every zone is one table.
+            let stored = |zone: &Zone| rollups.stored_zone(preagg.id, *zone);
+            let again = zones[..position].iter().any(|before| stored(before) == stored(zone));
             if !preagg.scheduled_refresh || !preagg.is_stored() || again {
                 continue;
             }
@@ -189,7 +198,7 @@ fn in_order(model: &Model) -> impl Iterator<Item = &Preagg> {
 
 impl Pass<'_> {
     /// What a rollup lacks, newest first. Stores what is known of its table from now on.
-    async fn refresh(&self, preagg: &Preagg, zone: Zone, looks: &mut Looks) -> Result<VecDeque<NewJob>, RefreshError> {
+    async fn refresh(&self, preagg: &Preagg, zone: Zone, looks: &mut Looks) -> Result<VecDeque<Unit>, RefreshError> {
         let target = Target::new(self.rollups, preagg, zone)?;
         let stored = self.inner.stored_state(&target.table);
         let (state, look) = self.look(&target, stored, looks.get(&target.table)).await?;
@@ -202,7 +211,9 @@ impl Pass<'_> {
         looks.insert(target.table.clone(), look);
         let details = Details::new(&target, Value::Object(serde_json::Map::new()), false).to_text();
         let job = |partition| NewJob { partition, details: details.clone(), context: SCHEDULER.to_owned() };
-        Ok(due.into_iter().map(job).collect())
+        let most = if is_one_scan(self.inner, self.rollups, &target) { MAX_TOGETHER } else { 1 };
+        let jobs: Vec<NewJob> = due.into_iter().map(job).collect();
+        Ok(jobs.chunks(most).map(<[NewJob]>::to_vec).collect())
     }
 
     /// The table's range: as known, unless the refresh keys of its ends have changed or a day has passed.

@@ -271,6 +271,117 @@ async fn the_scheduler_builds_what_is_missing() {
     assert!(jobs.iter().all(|job| job.context == jobs::SCHEDULER));
 }
 
+/// The stored rows of every partition, as text.
+fn stored_rows(project: &Project, rollup: &str) -> Vec<Vec<String>> {
+    let table = project.table(rollup);
+    let files = table.partitions.values().map(|partition| std::fs::File::open(&*partition.path).expect("a file"));
+    let read = |file| {
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+        let batches: Vec<_> = reader.build().expect("a reader").map(|batch| batch.expect("rows")).collect();
+        crate::engine::testing::texts(&batches)
+    };
+    files.map(read).collect()
+}
+
+/// Rows of three months, and none in a fourth between them.
+const SPRING: &str = "city,created,amount\nRome,2024-01-05T10:00:00,1\nBonn,2024-01-31T23:59:59,2\n\
+                      Rome,2024-02-01T00:00:00,4\nBonn,2024-02-10T00:00:00,8\nBonn,2024-04-30T00:00:00,16\n\
+                      Rome,2024-04-30T00:00:00,32\nOslo,2024-05-01T00:00:00,64\n";
+
+/// D9: partitions that are due together come from one scan, and are what each would be alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_one_scan_are_what_each_is_alone() {
+    let project = Project::start(SPRING, false);
+    let spring = Some(["2024-01-01", "2024-05-31"]);
+    assert_eq!(project.build("monthly", spring).await, ["done"; 5]);
+    let together = stored_rows(&project, "monthly");
+    assert_eq!(together.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 0, 2, 1]);
+    let jobs = project.store.jobs().expect("the store works");
+    let files = project.partitions("monthly");
+    for month in ["2024-05-01", "2024-01-01", "2024-03-01", "2024-04-01", "2024-02-01"] {
+        assert_eq!(project.build("monthly", Some([month, month])).await, ["done"]);
+    }
+    assert_eq!(stored_rows(&project, "monthly"), together);
+    let rebuilt = project.partitions("monthly");
+    assert!(files.iter().zip(&rebuilt).all(|(old, new)| old.0 == new.0 && old.2 != new.2), "{files:?} {rebuilt:?}");
+    assert!(jobs.iter().all(|job| job.attempt == 1), "{jobs:?}");
+    // Some that do not adjoin, of a source that has changed.
+    project.replace_data(&format!("{SPRING}Rome,2024-01-01T00:00:00,128\nRome,2024-05-31T23:59:59,256\n"));
+    let starts = vec![at("2024-01-01"), at("2024-05-01")];
+    let ids = project.refresher.post(Selection { starts, ..select("monthly", None) }).await.expect("taken");
+    let ended = project.refresher.wait(&ids).await.expect("the store works");
+    assert!(ended.len() == 2 && ended.iter().all(|job| job.status == "done"), "{ended:?}");
+    let rows: Vec<u64> = project.partitions("monthly").iter().map(|(_, rows, _)| *rows).collect();
+    assert_eq!(rows, [3, 2, 0, 2, 2]);
+    project.refresher.shut_down(PATIENCE).await;
+}
+
+/// A bad row fails its own partition; the others of its scan are published.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_fails_does_not_fail_the_others_of_its_scan() {
+    let cast = MODEL.replace("sql: amount}", "sql: \"CAST({CUBE}.amount AS BIGINT)\"}");
+    let project = Project::start_with(&cast, SPRING, false);
+    assert_eq!(project.build("monthly", None).await, ["done"; 5]);
+    let before = project.partitions("monthly");
+    project.replace_data(&format!("{SPRING}Rome,2024-02-20T00:00:00,many\nRome,2024-01-20T00:00:00,128\n"));
+    let statuses = project.build("monthly", None).await;
+    let failed: Vec<bool> = statuses.iter().map(|status| status.starts_with("failure: ")).collect();
+    assert_eq!(failed, [false, true, false, false, false], "{statuses:?}");
+    assert!(statuses[1].contains("many"), "{statuses:?}");
+    let after = project.partitions("monthly");
+    assert_eq!(after[1], before[1], "what was published serves on");
+    assert_eq!(after[0].1, 3);
+    assert!([0, 2, 3, 4].into_iter().all(|month| after[month].2 != before[month].2), "{before:?} {after:?}");
+    project.refresher.shut_down(PATIENCE).await;
+}
+
+/// More rows than anybody waits for, in partitions of a day.
+const ENDLESS_DAYS: &str = "
+cubes:
+  - name: orders
+    sql: >
+      SELECT value AS amount, TIMESTAMP '2024-01-01' + (value % 3) * INTERVAL '1 day' AS created
+      FROM generate_series(1, 1000000000000)
+    measures: [{name: total, type: sum, sql: amount}]
+    dimensions: [{name: created, sql: created, type: time}]
+    pre_aggregations:
+      - {name: daily, measures: [total], time_dimension: created, granularity: day, partition_granularity: day}
+";
+
+/// One of a scan's partitions can be cancelled alone; the scan stops when nobody wants any of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_one_scan_are_cancelled_one_by_one() {
+    let project = Project::start_with(ENDLESS_DAYS, WINTER, false);
+    let (refresher, store) = (&project.refresher, &project.store);
+    // Its range cannot be asked for.
+    let rollups = (refresher.inner.parts.rollups)();
+    let daily = rollups.all().next().expect("a rollup");
+    let table = rollups.table(daily, Zone::UTC).expect("a table");
+    let details = serde_json::json!({ "preagg": "orders.daily", "timezone": "UTC", "context": {},
+        "data_source": "default", "forced": true });
+    let day = |day: i64| {
+        let start = at("2024-01-01") + day * 86_400_000_000;
+        let bucket = Some(Bounds { start, end: start + 86_400_000_000 });
+        let partition = PartitionKey { table: table.clone(), bucket };
+        NewJob { partition, details: details.to_string(), context: String::new() }
+    };
+    let ids = store.enqueue(&[day(0), day(1), day(2)], 1).expect("enqueued");
+    refresher.inner.pulse();
+    let is_querying = |id: &JobId| store.progress(id).is_some_and(|progress| progress.phase == JobPhase::Querying);
+    let querying = async {
+        while !ids.iter().all(is_querying) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, querying).await.expect("in time");
+    refresher.cancel(vec![ids[1].clone()]).await.expect("the store works");
+    assert!(is_querying(&ids[0]) && !is_querying(&ids[1]) && is_querying(&ids[2]), "the others go on");
+    refresher.cancel(vec![ids[0].clone(), ids[2].clone()]).await.expect("the store works");
+    // Would wait for ever, did the scan go on.
+    refresher.shut_down(Duration::MAX).await;
+    assert_eq!(store.snapshot().tables().map(|(_, table)| table.partitions.len()).sum::<usize>(), 0);
+}
+
 /// A refresher of a project that defines nothing, over a store of its own.
 fn empty_parts(dir: &tempfile::TempDir) -> RefreshParts {
     let options = StoreOptions::new(dir.path().to_owned());

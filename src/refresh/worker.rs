@@ -15,6 +15,7 @@ use super::originals::make_ready;
 use super::permits::Permit;
 use super::planning::{Target, find_source};
 use super::staleness::micros;
+use super::together;
 use crate::names::MemberPath;
 use crate::preagg::partition::bucket_of;
 use crate::query::QueryError;
@@ -67,7 +68,12 @@ pub(super) async fn work(inner: Arc<Inner>) {
         match claim(&inner).await {
             Ok(Some((jobs, permit))) => {
                 pause = LEAST_PAUSE;
-                process(&inner, jobs).await;
+                if let Some(claim) = Claim::new(&jobs) {
+                    match together::companions(&inner, &claim).await {
+                        more if more.is_empty() => process(&inner, claim).await,
+                        more => together::process_all(&inner, claim, more).await,
+                    }
+                }
                 // Given back before the others are woken, so that they find the room.
                 drop(permit);
                 inner.pulse();
@@ -96,68 +102,106 @@ async fn claim(inner: &Inner) -> Result<Option<(Vec<JobRecord>, Permit)>, Storag
     blocking(move || permits.claim(&store, clock.now())).await
 }
 
-/// Builds the partition of the claimed jobs and ends them, one way or the other.
-async fn process(inner: &Arc<Inner>, jobs: Vec<JobRecord>) {
-    let Some(first) = jobs.first() else { return };
-    let key = first.partition.clone();
-    let leases: Arc<[Lease]> = jobs.iter().map(JobRecord::lease).collect();
-    tracing::info!(partition = %PartitionName(&key), jobs = leases.len(), attempt = first.attempt, "building");
+/// The jobs of one partition, claimed.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) key: PartitionKey,
+    pub(super) leases: Arc<[Lease]>,
+    /// As one of the jobs has it: what is built.
+    pub(super) details: Option<Details>,
+    /// What a client asked for, and when first: it is stored with what the keys said since. None when only the
+    /// scheduler asked; then an empty result is not trusted.
+    pub(super) asked_at: Option<i64>,
+    pub(super) attempt: u32,
+}
+
+impl Claim {
+    /// None of no jobs.
+    pub(super) fn new(jobs: &[JobRecord]) -> Option<Self> {
+        let first = jobs.first()?;
+        let is_forced = |job: &&JobRecord| Details::parse(&job.details).is_none_or(|details| details.forced);
+        Some(Self {
+            key: first.partition.clone(),
+            leases: jobs.iter().map(JobRecord::lease).collect(),
+            details: Details::parse(&first.details),
+            asked_at: jobs.iter().filter(is_forced).map(|job| job.created_at).min(),
+            attempt: first.attempt,
+        })
+    }
+
+    /// Refresh keys must not be older than that.
+    pub(super) fn since(&self) -> i64 {
+        self.asked_at.unwrap_or(i64::MIN)
+    }
+}
+
+/// Builds the partition of a claim and ends its jobs, one way or the other.
+pub(super) async fn process(inner: &Arc<Inner>, claim: Claim) {
+    let jobs = claim.leases.len();
+    tracing::info!(partition = %PartitionName(&claim.key), jobs, attempt = claim.attempt, "building");
     // A task of its own: a panic in it fails the jobs and not the worker.
-    let building = build_and_publish(Arc::clone(inner), jobs, Arc::clone(&leases));
+    let building = build_and_publish(Arc::clone(inner), claim.clone());
     let outcome = inner.tasks.run(building).await.unwrap_or_else(|failure| Err(failure.into()));
+    settle(inner, &claim, outcome).await;
+}
+
+/// Ends the jobs of a claim that are not ended yet, after the build of their partition.
+pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<u64, WorkError>) {
+    let key = &claim.key;
     match outcome {
         Ok(rows) => {
-            inner.backoff.forget(&backoff_name(&key));
-            tracing::info!(partition = %PartitionName(&key), rows, "published");
+            inner.backoff.forget(&backoff_name(key));
+            tracing::info!(partition = %PartitionName(key), rows, "published");
         }
         // The records say "running"; the next start queues them again.
         Err(WorkError::Task(TaskFailure::Aborted)) => {}
         // Who cancelled it has ended the jobs.
         Err(WorkError::Cancelled | WorkError::Storage(StorageError::LostLease { .. })) => {
-            tracing::info!(partition = %PartitionName(&key), "the build was cancelled");
+            tracing::info!(partition = %PartitionName(key), "the build was cancelled");
         }
         Err(error) => {
-            tracing::warn!(partition = %PartitionName(&key), %error, "failed to build a partition");
-            inner.backoff.note_failure(&backoff_name(&key), inner.parts.clock.now());
-            record_failure(inner, leases, cause_of(&error)).await;
+            tracing::warn!(partition = %PartitionName(key), %error, "failed to build a partition");
+            inner.backoff.note_failure(&backoff_name(key), inner.parts.clock.now());
+            record_failure(inner, Arc::clone(&claim.leases), cause_of(&error)).await;
         }
     }
 }
 
 /// Gives the number of rows published.
-async fn build_and_publish(inner: Arc<Inner>, jobs: Vec<JobRecord>, leases: Arc<[Lease]>) -> Result<u64, WorkError> {
-    let Some(first) = jobs.first() else { return Err(WorkError::Gone) };
+async fn build_and_publish(inner: Arc<Inner>, claim: Claim) -> Result<u64, WorkError> {
     let started_at = inner.parts.clock.now();
-    let key = first.partition.clone();
-    let is_forced = |job: &&JobRecord| Details::parse(&job.details).is_none_or(|details| details.forced);
-    // What a client asked for is stored with what the keys said since.
-    let since = jobs.iter().filter(is_forced).map(|job| job.created_at).min();
     let limit = inner.options.timeout;
-    let building = tokio::time::timeout(limit, build(&inner, first, &leases, since.unwrap_or(i64::MIN)));
+    let building = tokio::time::timeout(limit, build(&inner, &claim));
     // Losing the build leaves no file behind and ends its query; losing the other arm is harmless.
     let built = tokio::select! {
         built = building => built,
-        () = until_cancelled(&inner, &leases) => return Err(WorkError::Cancelled),
+        () = until_cancelled(&inner, &claim.leases) => return Err(WorkError::Cancelled),
     };
     let (file, refresh_key) = built.unwrap_or(Err(WorkError::TimedOut(limit)))?;
+    let build_ms = u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0);
+    publish(&inner, &claim, file, refresh_key, build_ms).await
+}
+
+/// Publishes the file of a claim's partition; gives its rows. The jobs are done with it.
+pub(super) async fn publish(
+    inner: &Inner,
+    claim: &Claim,
+    file: FinishedFile,
+    refresh_key: String,
+    build_ms: u64,
+) -> Result<u64, WorkError> {
     let (rows, size_bytes) = (file.rows(), file.size_bytes());
-    report(&inner, &leases, Progress { phase: JobPhase::Publishing, rows, size_bytes, ..Progress::default() });
-    let is_forced = since.is_some();
-    let publish = Publish {
-        key,
-        file,
-        refresh_key,
-        build_ms: u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0),
-        jobs: leases.to_vec(),
-        gate: if is_forced { Gate::Open } else { Gate::Guarded },
-    };
+    report(inner, &claim.leases, Progress { phase: JobPhase::Publishing, rows, size_bytes, ..Progress::default() });
+    let (key, jobs) = (claim.key.clone(), claim.leases.to_vec());
+    let gate = if claim.asked_at.is_some() { Gate::Open } else { Gate::Guarded };
+    let publish = Publish { key, file, refresh_key, build_ms, jobs, gate };
     let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
     blocking(move || store.publish(publish, clock.now())).await?;
     Ok(rows)
 }
 
 /// Ends once nobody wants the build any more. Whoever cancels a job moves the pulse.
-async fn until_cancelled(inner: &Inner, leases: &[Lease]) {
+pub(super) async fn until_cancelled(inner: &Inner, leases: &[Lease]) {
     let mut pulse = inner.pulse.subscribe();
     loop {
         pulse.borrow_and_update();
@@ -167,35 +211,38 @@ async fn until_cancelled(inner: &Inner, leases: &[Lease]) {
     }
 }
 
-fn report(inner: &Inner, leases: &[Lease], progress: Progress) {
+pub(super) fn report(inner: &Inner, leases: &[Lease], progress: Progress) {
     // Whether the leases are still held is for `until_cancelled` to see.
     let _ = inner.parts.store.report(leases, Progress { updated_at: inner.parts.clock.now(), ..progress });
 }
 
-/// Builds the file of a job's partition by the model as it is now. With it comes what the refresh keys said before the
-/// source was read: what changes meanwhile is seen as a change later.
-async fn build(
-    inner: &Arc<Inner>,
-    job: &JobRecord,
-    leases: &Arc<[Lease]>,
-    since: i64,
-) -> Result<(FinishedFile, String), WorkError> {
+/// Builds the file of a claim's partition by the model as it is now. With it comes what the refresh keys said before
+/// the source was read: what changes meanwhile is seen as a change later.
+async fn build(inner: &Arc<Inner>, claim: &Claim) -> Result<(FinishedFile, String), WorkError> {
     let rollups = (inner.parts.rollups)();
-    let details = Details::parse(&job.details).ok_or(WorkError::Gone)?;
+    let target = target_of(&rollups, claim)?;
+    build_file(inner, &rollups, &target, (&claim.key, &claim.leases, claim.since())).await
+}
+
+/// What is built for a claim.
+///
+/// # Errors
+/// The model has no such partition any more.
+pub(super) fn target_of(rollups: &Rollups, claim: &Claim) -> Result<Target, WorkError> {
+    let details = claim.details.as_ref().ok_or(WorkError::Gone)?;
     let zone = details.zone().ok_or(WorkError::Gone)?;
     let path = MemberPath::parse(&details.preagg).ok();
     let preagg = path.and_then(|path| rollups.model().find_preagg(&path)).ok_or(WorkError::Gone)?;
-    let target = Target::new(&rollups, rollups.model().preagg(preagg), zone)?;
-    let bucket = job.partition.bucket;
-    let is_bucket_of_now = match (target.granularity, bucket) {
+    let target = Target::new(rollups, rollups.model().preagg(preagg), zone)?;
+    let is_bucket_of_now = match (target.granularity, claim.key.bucket) {
         (None, None) => true,
         (Some(granularity), Some(bucket)) => bucket_of(granularity, bucket.start) == bucket,
         (None, Some(_)) | (Some(_), None) => false,
     };
-    if target.table != job.partition.table || !is_bucket_of_now {
+    if target.table != claim.key.table || !is_bucket_of_now {
         return Err(WorkError::Gone);
     }
-    build_file(inner, &rollups, &target, (&job.partition, leases, since)).await
+    Ok(target)
 }
 
 /// Builds the file of a partition. With it comes what the refresh keys said, asked after `since` and before the source
@@ -206,28 +253,39 @@ pub(super) async fn build_file(
     target: &Target,
     (key, leases, since): (&PartitionKey, &Arc<[Lease]>, i64),
 ) -> Result<(FinishedFile, String), WorkError> {
-    let (model, preagg) = (rollups.model(), target.preagg);
     let refresh_key = refresh_key(inner, rollups, target, key.bucket, since).await;
     let source = find_source(&inner.parts, &target.data_source)?;
     let ready = make_ready(inner, rollups, target, key.bucket).await?;
-    let statement = rollups.build_sql(preagg, target.zone, key.bucket, &ready.cubes(rollups))?;
-    let layout = Layout {
+    let statement = rollups.build_sql(target.preagg, target.zone, key.bucket, &ready.cubes(rollups))?;
+    report(inner, leases, Progress { phase: JobPhase::Querying, ..Progress::default() });
+    let stream = source.stream_over(statement, ready.tables(rollups)?).await.map_err(BuildError::from)?;
+    let (shared, held) = (Arc::clone(inner), Arc::clone(leases));
+    let written = move |progress| report(&shared, &held, progress);
+    let layout = layout_of(inner, rollups, target, key);
+    Ok((build::write_partition(&inner.parts.store, stream, layout, written).await?, refresh_key))
+}
+
+/// How a partition of a target is laid out.
+pub(super) fn layout_of(inner: &Inner, rollups: &Rollups, target: &Target, key: &PartitionKey) -> Layout {
+    let (model, preagg) = (rollups.model(), target.preagg);
+    Layout {
         key: key.clone(),
         time_column: rollups.time_column(preagg),
         bounded: !model.preagg(preagg).straddles(),
         sort_by: build::sort_columns(model, preagg),
         sort_bytes: inner.options.sort_bytes,
-    };
-    report(inner, leases, Progress { phase: JobPhase::Querying, ..Progress::default() });
-    let stream = source.stream_over(statement, ready.tables(rollups)?).await.map_err(BuildError::from)?;
-    let (shared, held) = (Arc::clone(inner), Arc::clone(leases));
-    let written = move |progress| report(&shared, &held, progress);
-    Ok((build::write_partition(&inner.parts.store, stream, layout, written).await?, refresh_key))
+    }
 }
 
 /// What the refresh keys of a partition say; nothing when they cannot be evaluated, so that the partition is rebuilt as
 /// soon as they can.
-async fn refresh_key(inner: &Inner, rollups: &Rollups, target: &Target, bucket: Option<Bounds>, since: i64) -> String {
+pub(super) async fn refresh_key(
+    inner: &Inner,
+    rollups: &Rollups,
+    target: &Target,
+    bucket: Option<Bounds>,
+    since: i64,
+) -> String {
     match inner.keys.value(&inner.parts, rollups, target, Span::Partition(bucket), since).await {
         Ok(value) => {
             inner.key_errors.forget(&target.table);

@@ -53,6 +53,14 @@ impl Source {
         self.collect("VALUES (1)".to_owned()).await.map(drop)
     }
 
+    /// Whether to read a table once for several partitions is cheaper than to ask for each of them: files are read
+    /// whole where they are not sorted by time, databases have indexes.
+    pub fn is_scanned(&self) -> bool {
+        match self {
+            Self::Files(..) => true,
+        }
+    }
+
     /// Runs a statement to its end.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::{JobId, JobRecord, JobState, Lease, PartitionKey};
+use crate::{JobId, JobRecord, JobState, Lease, PartitionKey, TableId};
 
 /// Queued and running jobs. Holds what the catalog holds; the catalog is written first.
 #[derive(Debug, Default)]
@@ -59,12 +59,19 @@ impl LiveJobs {
 
     /// The queued jobs of the partition to build next, of those whose jobs are admitted; empty when there is none.
     pub(crate) fn next(&self, admits: &dyn Fn(&JobRecord) -> bool) -> Vec<&JobRecord> {
-        let queued = |ready: &Ready| -> Vec<&JobRecord> {
-            let jobs = self.partitions.get(&ready.key).into_iter().flat_map(|jobs| jobs.jobs.values());
-            jobs.filter(|job| job.state == JobState::Queued).collect()
-        };
-        let mut ready = self.ready.iter().map(queued);
+        let mut ready = self.ready.iter().map(|ready| self.queued(ready));
         ready.find(|jobs| jobs.first().is_some_and(|job| admits(job))).unwrap_or_default()
+    }
+
+    /// The queued jobs of the partitions of a table that may be claimed, by partition in the order of [`LiveJobs::next`].
+    pub(crate) fn ready_of(&self, table: &TableId) -> Vec<Vec<&JobRecord>> {
+        let ready = self.ready.iter().filter(|ready| ready.key.table == *table);
+        ready.map(|ready| self.queued(ready)).collect()
+    }
+
+    fn queued(&self, ready: &Ready) -> Vec<&JobRecord> {
+        let jobs = self.partitions.get(&ready.key).into_iter().flat_map(|jobs| jobs.jobs.values());
+        jobs.filter(|job| job.state == JobState::Queued).collect()
     }
 
     /// Adds a live job, or replaces what is known of it.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::catalog::Batch;
 use crate::store::State;
-use crate::{FileId, JobId, Lease, PartitionKey, StorageError, Store};
+use crate::{FileId, JobId, Lease, PartitionKey, StorageError, Store, TableId};
 
 /// Most jobs that may be queued or running.
 const MAX_LIVE_JOBS: usize = 100_000;
@@ -169,22 +169,45 @@ impl Store {
         admits: &dyn Fn(&JobRecord) -> bool,
     ) -> Result<Option<Vec<JobRecord>>, StorageError> {
         let mut state = self.lock()?;
-        let start = |job: &JobRecord| JobRecord {
-            state: JobState::Running,
-            attempt: job.attempt.saturating_add(1),
-            started_at: Some(now),
-            ..job.clone()
-        };
-        let claimed: Vec<JobRecord> = state.jobs.next(admits).into_iter().map(start).collect();
+        let claimed: Vec<JobRecord> = state.jobs.next(admits).into_iter().map(|job| started(job, now)).collect();
         if claimed.is_empty() {
             return Ok(None);
         }
-        let mut batch = Batch::default();
-        claimed.iter().for_each(|job| batch.put_job(job));
-        self.inner.catalog.commit(batch)?;
-        self.inner.leases.grant(&claimed, now);
-        claimed.iter().for_each(|job| state.jobs.put(job.clone()));
+        self.start_jobs(&mut state, &claimed, now)?;
         Ok(Some(claimed))
+    }
+
+    /// Takes the queued jobs of further partitions of a table as [`Store::claim`] does, by partition, for who builds
+    /// several in one go. Asks `takes` about each partition in order, until it says no.
+    ///
+    /// # Errors
+    /// The catalog cannot be written; nothing was taken then.
+    pub fn claim_more(
+        &self,
+        table: &TableId,
+        now: i64,
+        takes: &mut dyn FnMut(&PartitionKey) -> bool,
+    ) -> Result<Vec<Vec<JobRecord>>, StorageError> {
+        let mut state = self.lock()?;
+        let ready = state.jobs.ready_of(table).into_iter();
+        let taken = ready.take_while(|jobs| jobs.first().is_some_and(|job| takes(&job.partition)));
+        let claimed: Vec<Vec<JobRecord>> =
+            taken.map(|jobs| jobs.into_iter().map(|job| started(job, now)).collect()).collect();
+        self.start_jobs(&mut state, &claimed.concat(), now)?;
+        Ok(claimed)
+    }
+
+    /// Writes jobs that run from now on.
+    fn start_jobs(&self, state: &mut State, started: &[JobRecord], now: i64) -> Result<(), StorageError> {
+        if started.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        started.iter().for_each(|job| batch.put_job(job));
+        self.inner.catalog.commit(batch)?;
+        self.inner.leases.grant(started, now);
+        started.iter().for_each(|job| state.jobs.put(job.clone()));
+        Ok(())
     }
 
     /// Ends running jobs as failed. Jobs whose lease is not held (any more) stay as they are.
@@ -286,4 +309,8 @@ impl Store {
         self.inner.catalog.commit(batch)?;
         Ok(forgotten)
     }
+}
+
+fn started(job: &JobRecord, now: i64) -> JobRecord {
+    JobRecord { state: JobState::Running, attempt: job.attempt.saturating_add(1), started_at: Some(now), ..job.clone() }
 }

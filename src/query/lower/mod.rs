@@ -136,6 +136,12 @@ impl Statement {
         }
     }
 
+    /// The same rows, those of the latest time first; `column` is one of the statement's.
+    pub fn latest_first(&self, column: &str) -> Self {
+        let text = format!("SELECT * FROM ({}) AS \"rows\" ORDER BY {} DESC", self.text, quote(column));
+        Self { text, literals: self.literals.clone(), fault: self.fault.clone() }
+    }
+
     fn render(&self, write: impl Fn(usize) -> String) -> String {
         let mut out = String::with_capacity(self.text.len() + 64);
         let mut rest = self.text.as_str();

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use quarry_storage::{CancelOutcome, ErrorKind, JobId, JobPhase, JobRecord, JobState, Lease, Progress, Store};
+use quarry_storage::{
+    CancelOutcome, ErrorKind, JobId, JobPhase, JobRecord, JobState, Lease, PartitionKey, Progress, Store,
+};
 
 use crate::support::*;
 
@@ -280,4 +282,35 @@ fn workers_in_parallel_never_build_one_partition_twice_at_a_time() {
     assert_eq!(contents(&store).len(), usize::try_from(PARTITIONS).unwrap());
     store.collect_garbage(i64::MAX).unwrap();
     assert_eq!(files(dir.path()).len(), usize::try_from(PARTITIONS).unwrap());
+}
+
+#[test]
+fn further_partitions_of_a_table_are_claimed_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let job = |name: &str, bucket: i64, context: &str| new_job(&key(name, bucket), context);
+    let jobs =
+        [job("t", 1, "a"), job("t", 2, "a"), job("t", 2, "b"), job("u", 9, "a"), job("t", 3, "a"), job("t", 4, "a")];
+    store.enqueue(&jobs, 0).unwrap();
+    let claimed = |jobs: &[JobRecord]| (jobs[0].partition.clone(), jobs.len());
+    let first = store.claim_if(1, &|job| job.partition.table == table("t")).unwrap().unwrap();
+    assert_eq!(claimed(&first), (key("t", 4), 1));
+    // The newest first, until it is enough; all jobs of a partition go together.
+    let mut left = 2;
+    let mut two = |_: &PartitionKey| {
+        left -= 1;
+        left >= 0
+    };
+    let more = store.claim_more(&table("t"), 1, &mut two).unwrap();
+    assert_eq!(more.iter().map(|jobs| claimed(jobs)).collect::<Vec<_>>(), [(key("t", 3), 1), (key("t", 2), 2)]);
+    assert!(more.iter().flatten().all(|job| job.state == JobState::Running && job.attempt == 1));
+    assert!(more.iter().flatten().all(|job| store.holds_any(&[job.lease()])));
+    let rest = store.claim_more(&table("t"), 1, &mut |_| true).unwrap();
+    assert_eq!(rest.iter().map(|jobs| claimed(jobs)).collect::<Vec<_>>(), [(key("t", 1), 1)]);
+    assert!(store.claim_more(&table("t"), 1, &mut |_| true).unwrap().is_empty());
+    assert_eq!(claim(&store, 1)[0].partition, key("u", 9), "the other table was not touched");
+    drop(store);
+    // Whoever opens the store next finds them queued again.
+    let store = open(&dir);
+    assert_eq!(store.claim_more(&table("t"), 2, &mut |_| true).unwrap().len(), 4);
 }

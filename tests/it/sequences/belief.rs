@@ -22,6 +22,16 @@ pub(super) struct Part {
     pub(super) versions: Vec<usize>,
     /// UTC microseconds between which it was published.
     pub(super) built: (i64, i64),
+    /// What it held before, where that is known; a store keeps one version of it.
+    pub(super) before: Option<Box<Part>>,
+}
+
+impl Part {
+    /// Published in the place of another.
+    pub(super) fn over(versions: Vec<usize>, built: (i64, i64), old: Option<&Self>) -> Self {
+        let before = old.map(|old| Box::new(Self { before: None, ..old.clone() }));
+        Self { versions, built, before }
+    }
 }
 
 /// A stored table.
@@ -144,6 +154,8 @@ impl Belief {
         for zone in zones {
             for index in chosen {
                 let rollup = &world.rollups[*index];
+                // Without stored time there is one table for all zones.
+                let zone = if rollup.time.is_none() { "UTC" } else { zone };
                 let table = self.tables.entry((*index, zone)).or_default();
                 let starts = match rollup.partition.zip(rollup.look(state, zone)) {
                     None => vec![WHOLE],
@@ -174,10 +186,16 @@ impl Belief {
                     !world.hasty || rows(version) == 0 && part.versions.iter().all(|version| rows(*version) > 0)
                 });
                 if !keeps {
-                    table.parts.insert(start, Part { versions: vec![version], built });
+                    // How often the scheduler builds is not known.
+                    table.parts.insert(start, Part { versions: vec![version], built, before: None });
                 }
             }
         }
+    }
+
+    /// From here on nobody knows what partitions held before.
+    pub(super) fn forget_before(&mut self) {
+        self.tables.values_mut().flat_map(|table| table.parts.values_mut()).for_each(|part| part.before = None);
     }
 
     /// The partitions that a table has for a question, when it may answer it. A table of UTC may answer in another

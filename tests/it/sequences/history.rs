@@ -16,6 +16,8 @@ pub(super) enum Step {
     Restart { kill: bool },
     /// The scheduler looks once.
     Tick { kill: bool },
+    /// A partition goes back to what it held before.
+    RollBack(u64),
     /// Some questions.
     Ask(u64),
 }
@@ -31,6 +33,8 @@ pub(super) enum Then {
     Kill { after_us: u64, change: Option<u64> },
     /// The process is killed while it takes the request.
     KillWithin { after_us: u64 },
+    /// The jobs are cancelled so many microseconds later; maybe those that were are retried.
+    Cancel { after_us: u64, retry: bool },
 }
 
 /// A history of some steps.
@@ -46,6 +50,7 @@ pub(super) fn history(random: &mut Random, world: &World) -> Vec<Step> {
             26..56 => post(random, world),
             56..62 => Step::Restart { kill: random.chance(70) },
             62..69 => Step::Tick { kill: random.chance(50) },
+            69..75 => Step::RollBack(random.seed()),
             _ => Step::Ask(random.seed()),
         };
         // A rebuild without a change shows little.
@@ -69,8 +74,9 @@ fn post(random: &mut Random, world: &World) -> Step {
     let after_us = random.seed() % 60_000;
     let then = match random.between(0, 100) {
         0..60 => Then::Wait,
-        60..72 => Then::Change(random.seed()),
-        72..94 => Then::Kill { after_us, change: random.maybe(60, Random::seed) },
+        60..70 => Then::Change(random.seed()),
+        70..78 => Then::Cancel { after_us: after_us % 30_000, retry: random.chance(50) },
+        78..94 => Then::Kill { after_us, change: random.maybe(60, Random::seed) },
         _ => Then::KillWithin { after_us: after_us % 20_000 },
     };
     Step::Post { rollups, days, both_zones: random.chance(20), then }

@@ -1,12 +1,14 @@
-//! Random rollups, random histories: source changes, partial rebuilds, refresh ticks, crashes, reopenings, questions.
+//! Random rollups, random histories: source changes, partial rebuilds, refresh ticks, crashes, reopenings, jobs cancelled
+//! and retried, rollbacks, questions.
 //! Every answer equals the source at the state that the used partitions were built from.
 //!
 //! [`world`] makes models and states of their source, [`history`] what happens to them; [`belief`] says what each
-//! partition should hold, [`oracle`] what an answer is, [`play`] compares. `QUARRY_SEED` and `QUARRY_SEQUENCES` make
+//! partition should hold, [`oracle`] what an answer is, [`play`] and [`operate`] compare. `QUARRY_SEED` and `QUARRY_SEQUENCES` make
 //! longer runs, `QUARRY_SEQUENCE` plays one again.
 
 mod belief;
 mod history;
+mod operate;
 mod oracle;
 mod play;
 mod world;
@@ -93,13 +95,15 @@ fn setting(name: &str) -> Option<u64> {
 
 impl Tally {
     fn add(&mut self, other: Self) {
-        let Self { by_rollup, by_source, built, kills, interrupted, ticks } = other;
+        let Self { by_rollup, by_source, built, kills, interrupted, ticks, cancelled, rolled_back } = other;
         self.by_rollup += by_rollup;
         self.by_source += by_source;
         self.built += built;
         self.kills += kills;
         self.interrupted += interrupted;
         self.ticks += ticks;
+        self.cancelled += cancelled;
+        self.rolled_back += rolled_back;
     }
 }
 
@@ -147,6 +151,7 @@ fn every_answer_is_the_source_as_its_partitions_were_built_from_it() {
                 assert!(tally.by_rollup * 2 > answers, "only {} of {answers} answers by rollups", tally.by_rollup);
                 assert!(tally.by_source * 20 > answers, "only {} of {answers} answers by the source", tally.by_source);
                 assert!(tally.interrupted > 0 && tally.ticks > 0, "nothing was interrupted, or never a tick");
+                assert!(tally.cancelled > 0 && tally.rolled_back > 0, "nothing was cancelled, or nothing went back");
             }
         }
         Err(fault) => {

@@ -1,6 +1,6 @@
 //! Questions, and their answers computed from rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quarry::time::{Granularity, Zone, format_local, from_micros, to_micros, utc_to_local};
 use serde_json::{Value, json};
@@ -205,7 +205,7 @@ impl Question {
         for (key, cells) in expected {
             let found = given.get(key).ok_or_else(|| format!("no group {key:?}, expected {cells:?}"))?;
             for ((name, expected), given) in self.measures.iter().zip(cells).zip(found) {
-                let numbers = if name == "mean" { Numbers::Close } else { Numbers::Exact };
+                let numbers = if name == "mean" || name == "middle" { Numbers::Close } else { Numbers::Exact };
                 if !same_cell(expected, given, numbers) {
                     return Err(format!("{name} of {key:?}: {expected} expected, {given} given"));
                 }
@@ -239,6 +239,15 @@ impl Seen<'_> {
     }
 }
 
+/// Between the two numbers in the middle.
+fn middle(mut numbers: Vec<i64>) -> Option<f64> {
+    numbers.sort_unstable();
+    let last = numbers.len().checked_sub(1)?;
+    let (low, high) = (numbers[last / 2], numbers[last.div_ceil(2)]);
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    Some((low + high) as f64 / 2.0)
+}
+
 fn measure(name: &str, rows: &[Seen<'_>]) -> Value {
     let number = |value: Option<i64>| value.map_or(Value::Null, |value| json!(value.to_string()));
     let n = || rows.iter().filter_map(|seen| seen.row.n);
@@ -262,9 +271,13 @@ fn measure(name: &str, rows: &[Seen<'_>]) -> Value {
             (None, _) => Value::Null,
         },
         "kinds" => {
-            let kinds: std::collections::BTreeSet<_> = rows.iter().filter_map(|seen| seen.row.kind).collect();
+            let kinds: BTreeSet<_> = rows.iter().filter_map(|seen| seen.row.kind).collect();
             json!(kinds.len().to_string())
         }
+        "spots" => json!(rows.iter().map(|seen| seen.row.place).collect::<BTreeSet<_>>().len().to_string()),
+        // So few different numbers are counted exactly in a sketch, and kept as they are for a percentile.
+        "about" => json!(n().collect::<BTreeSet<_>>().len().to_string()),
+        "middle" => middle(n().collect()).map_or(Value::Null, |middle| json!(middle.to_string())),
         name if name.starts_with("first") => number(versions().min()),
         name if name.starts_with("last") => number(versions().max()),
         other => unreachable!("no measure {other}"),

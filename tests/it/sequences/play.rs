@@ -29,22 +29,26 @@ pub(super) struct Tally {
     /// Kills before all jobs had ended.
     pub(super) interrupted: usize,
     pub(super) ticks: usize,
+    /// Jobs that were cancelled before they were done.
+    pub(super) cancelled: usize,
+    /// Partitions that went back.
+    pub(super) rolled_back: usize,
 }
 
 /// A project with its server, and what is known of both.
 pub(super) struct Player<'w> {
-    world: &'w World,
-    project: Project,
+    pub(super) world: &'w World,
+    pub(super) project: Project,
     server: Option<Server>,
     /// All states of the source so far; the last one is in its files.
     states: Vec<State>,
     /// Whether the fact cannot be read.
     spoiled: bool,
-    belief: Belief,
+    pub(super) belief: Belief,
     pub(super) tally: Tally,
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     Clock::System.now()
 }
 
@@ -95,6 +99,7 @@ impl<'w> Player<'w> {
                 self.check_tables()
             }
             Step::Tick { kill } => self.tick(*kill),
+            Step::RollBack(seed) => self.roll_back(*seed),
             Step::Ask(seed) => {
                 let mut random = Random::new(*seed);
                 for _ in 0..3 {
@@ -107,11 +112,11 @@ impl<'w> Player<'w> {
         }
     }
 
-    fn server(&self) -> &Server {
+    pub(super) fn server(&self) -> &Server {
         self.server.as_ref().expect("between two steps a server runs")
     }
 
-    fn version(&self) -> usize {
+    pub(super) fn version(&self) -> usize {
         self.states.len() - 1
     }
 
@@ -179,6 +184,10 @@ impl<'w> Player<'w> {
         if tokens.len() != jobs.len() {
             return Err(format!("{} tokens for {} partitions: {jobs:?}", tokens.len(), jobs.len()));
         }
+        // What is one table in both zones is one job, named twice.
+        let mut seen = BTreeSet::new();
+        let pairs = jobs.into_iter().zip(tokens).filter(|(_, token)| seen.insert(token.clone()));
+        let (jobs, tokens): (Vec<Built>, Vec<String>) = pairs.unzip();
         match then {
             Then::Wait | Then::KillWithin { .. } => self.settle(&jobs, &tokens, &|_| vec![version], begun),
             Then::Change(seed) => {
@@ -191,6 +200,7 @@ impl<'w> Player<'w> {
                 self.change(*seed, true);
                 self.settle(&jobs, &tokens, &|_| vec![version, version + 1], begun)
             }
+            Then::Cancel { after_us, retry } => self.cancel_after(&jobs, &tokens, *after_us, *retry, begun),
             Then::Kill { after_us, change } => self.kill_after(&jobs, &tokens, *after_us, *change, begun),
         }
     }
@@ -209,7 +219,7 @@ impl<'w> Player<'w> {
     }
 
     /// Waits for the jobs; each must have published one of the versions given.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         jobs: &[Built],
         tokens: &[String],
@@ -223,7 +233,8 @@ impl<'w> Player<'w> {
                 return Err(format!("{job:?} ended with {status}"));
             }
             let table = self.belief.tables.entry(job.table).or_default();
-            table.parts.insert(job.start, Part { versions: versions(position), built });
+            let part = Part::over(versions(position), built, table.parts.get(&job.start));
+            table.parts.insert(job.start, part);
             self.tally.built += 1;
         }
         self.check_tables()
@@ -276,7 +287,7 @@ impl<'w> Player<'w> {
                 let mut either: Vec<usize> = kept.map(|part| part.versions.clone()).unwrap_or_default();
                 either.extend(&versions[position]);
                 let since = kept.map_or(begun, |part| part.built.0);
-                table.parts.insert(job.start, Part { versions: either, built: (since, i64::MAX) });
+                table.parts.insert(job.start, Part::over(either, (since, i64::MAX), None));
             }
             // One question: a second one may come after the next publish.
             let mut question = Question::new(&rollup.marks, rollup.partition, key.1);
@@ -300,7 +311,9 @@ impl<'w> Player<'w> {
         });
         self.stop(true);
         self.start(false);
-        self.post(&[], None, false, &Then::Wait)
+        let rebuilt = self.post(&[], None, false, &Then::Wait);
+        self.belief.forget_before();
+        rebuilt
     }
 
     fn tick(&mut self, kill: bool) -> Result<(), String> {
@@ -341,13 +354,15 @@ impl<'w> Player<'w> {
         self.start(false);
         if self.world.hasty {
             // Takes along what the scheduler left in the queue, which nobody could tell.
-            return self.post(&[], None, false, &Then::Wait);
+            let rebuilt = self.post(&[], None, false, &Then::Wait);
+            self.belief.forget_before();
+            return rebuilt;
         }
         self.check_tables()
     }
 
     /// Every table answers for what it should hold, and only for that.
-    fn check_tables(&mut self) -> Result<(), String> {
+    pub(super) fn check_tables(&mut self) -> Result<(), String> {
         for zone in ZONES {
             for index in 0..self.world.rollups.len() {
                 let key = (index, zone);

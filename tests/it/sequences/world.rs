@@ -23,7 +23,8 @@ pub(super) const KINDS: [&str; 4] = ["web", "it's", "shop", "东"];
 /// First names of places.
 const PLACES: [&str; 5] = ["Oslo", "Rome", "Bern", "Lima", "Zürich"];
 /// Measures that rollups and queries choose from.
-pub(super) const MEASURES: [&str; 9] = ["count", "total", "units", "least", "most", "mean", "kinds", "first", "last"];
+pub(super) const MEASURES: [&str; 12] =
+    ["count", "total", "units", "least", "most", "mean", "kinds", "spots", "about", "middle", "first", "last"];
 /// Rows of the first state.
 const ROWS: i64 = 120;
 
@@ -60,6 +61,8 @@ pub(super) struct Rollup {
     measures: Vec<&'static str>,
     dimensions: Vec<&'static str>,
     segment: bool,
+    /// Whether a lambda stands in front of it; its rollup is named all the same.
+    lambda: bool,
     pub(super) time: Option<Granularity>,
     pub(super) partition: Option<Granularity>,
     pub(super) scheduled: bool,
@@ -113,6 +116,9 @@ impl World {
       - {{name: most, type: max, sql: n}}
       - {{name: mean, type: avg, sql: n}}
       - {{name: kinds, type: count_distinct, sql: kind}}
+      - {{name: spots, type: count_distinct, sql: place}}
+      - {{name: about, type: count_distinct_approx, sql: n}}
+      - {{name: middle, type: number, sql: \"approx_percentile_cont({{CUBE}}.n, 0.5)\"}}
       - {{name: first, type: min, sql: version}}
       - {{name: last, type: max, sql: version}}
 {marks}    pre_aggregations:
@@ -166,6 +172,7 @@ impl Rollup {
         Self {
             name: format!("rollup_{index}"),
             marks: [format!("first_{index}"), format!("last_{index}")],
+            lambda: random.chance(15),
             measures,
             dimensions: random.some(&["kind", "places.name"], 0, 2),
             segment: random.chance(20),
@@ -177,7 +184,12 @@ impl Rollup {
 
     fn yaml(&self, hasty: bool) -> String {
         let measures = [self.measures.join(", "), self.marks.join(", ")].join(", ");
-        let mut text = format!("      - name: {}\n        measures: [{measures}]\n", self.name);
+        let mut text = String::new();
+        if self.lambda {
+            text =
+                format!("      - {{name: {}_only, type: rollup_lambda, rollups: [CUBE.{}]}}\n", self.name, self.name);
+        }
+        text.push_str(&format!("      - name: {}\n        measures: [{measures}]\n", self.name));
         let mut line = |key: &str, value: &str| text.push_str(&format!("        {key}: {value}\n"));
         if !self.dimensions.is_empty() {
             line("dimensions", &format!("[{}]", self.dimensions.join(", ")));

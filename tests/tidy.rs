@@ -59,6 +59,75 @@ const SQL_WORDS: &[&str] = &["\"SELECT ", "(SELECT ", " GROUP BY ", " ORDER BY "
 /// Crates of which there is one version.
 const SINGLE_VERSIONS: &[&str] = &["arrow", "parquet", "datafusion", "object_store"];
 
+/// The conformance cases of pre-aggregations and the tests that hold each of them. The rows of the truth table are case 5.
+const CASES: &[(&[u32], &str, &str)] = &[
+    (&[1, 3, 42], "tests/it/stored_cases.rs", "conformance_1_3_and_42_partitions_hold_whole_buckets"),
+    (&[2, 43], "tests/it/stored_cases.rs", "conformance_2_and_43_an_empty_source_counts_zero"),
+    (&[4], "tests/it/stored_cases.rs", "conformance_4_too_many_partitions_are_refused"),
+    (&[20], "tests/it/stored_cases.rs", "conformance_20_a_window_reads_the_rows_before_its_range_and_no_more"),
+    (&[32], "tests/it/stored_cases.rs", "conformance_32_what_is_not_scheduled_is_built_by_jobs_and_kept"),
+    (&[41], "tests/it/stored_cases.rs", "conformance_41_zones_on_both_sides_have_whole_edges"),
+    (&[45, 46], "tests/it/stored_cases.rs", "conformance_45_and_46_one_table_for_all_zones_and_builds_within_a_second"),
+    (&[5, 10, 16, 19], "tests/it/matching/truth.rs", "rows_1_to_19_and_47_and_48_of_rollup_a"),
+    (&[5, 12], "tests/it/matching/truth.rs", "rows_20_to_26_of_rollup_b"),
+    (&[5], "tests/it/matching/truth.rs", "rows_27_to_29_of_rollup_c"),
+    (&[5, 11], "tests/it/matching/truth.rs", "rows_30_to_32_of_rollup_d"),
+    (&[5], "tests/it/matching/truth.rs", "row_33_of_rollup_e"),
+    (&[5, 18], "tests/it/matching/truth.rs", "rows_34_and_35_of_rollup_f"),
+    (&[5, 17], "tests/it/matching/truth.rs", "rows_36_and_37_of_rollup_g"),
+    (&[5, 14], "tests/it/matching/truth.rs", "rows_38_and_39_of_rollup_h"),
+    (&[5], "tests/it/matching/truth.rs", "rows_40_and_41_of_rollup_i"),
+    (&[5], "tests/it/matching/truth.rs", "row_42_of_rollup_j"),
+    (&[5], "tests/it/matching/truth.rs", "row_43_of_rollup_k"),
+    (&[5], "tests/it/matching/truth.rs", "row_44_of_rollup_l"),
+    (&[5], "tests/it/matching/truth.rs", "row_45_of_rollup_m"),
+    (&[5], "tests/it/matching/truth.rs", "row_46_of_rollup_n"),
+    (&[6], "tests/it/matching/times.rs", "the_rollup_with_the_fewest_rows_wins_and_ties_go_to_the_first"),
+    (&[7], "tests/it/matching/times.rs", "what_has_no_buckets_serves_every_zone"),
+    (&[8, 9], "tests/it/matching/times.rs", "one_table_of_utc_serves_every_zone_that_its_buckets_divide"),
+    (&[21], "tests/it/matching/times.rs", "moved_times_come_from_rollups_whose_buckets_move_as_a_whole"),
+    (&[44], "tests/it/matching/times.rs", "each_of_several_times_is_read_by_its_own_granularity"),
+    (&[25], "tests/it/matching/explain.rs", "a_missing_partition_and_a_faulty_request_are_named"),
+    (&[13, 15], "tests/it/states.rs", "states_answer_every_coarser_question_as_the_source_does"),
+    (&[22], "tests/it/refresh.rs", "a_changed_row_has_its_own_partition_rebuilt"),
+    (&[22], "tests/it/refresh.rs", "a_key_without_filters_has_all_partitions_rebuilt"),
+    (&[23], "tests/it/refresh.rs", "closed_partitions_stay_as_they_are"),
+    (&[24], "tests/it/refresh.rs", "development_shows_what_the_keys_said"),
+    (&[33], "tests/it/refresh.rs", "a_failing_key_leaves_what_is_published_and_says_so"),
+    (&[26], "tests/it/crash.rs", "kill_nine_during_builds_loses_and_mixes_nothing"),
+    (&[28], "tests/it/jobs.rs", "equal_requests_share_their_live_jobs"),
+    (&[31], "tests/it/jobs.rs", "jobs_are_closed_by_default"),
+    (&[33], "tests/it/jobs.rs", "a_build_that_fails_says_why"),
+    (&[29], "tests/it/selection.rs", "conformance_29_two_contexts_two_zones_three_months_are_twelve_tokens"),
+    (&[30], "tests/it/selection.rs", "date_ranges_select_as_the_table_of_17_3_says"),
+    (&[34], "tests/it/manage.rs", "a_running_job_tells_its_progress_and_stops_when_it_is_cancelled"),
+    (&[31, 39], "tests/it/kinds/lambda.rs", "conformance_31_and_39_lambdas_have_no_partitions_and_are_never_named"),
+    (&[35], "tests/it/kinds/lambda.rs", "conformance_35_earlier_rollups_win_and_later_ones_go_on_at_the_next_bucket"),
+    (&[36], "tests/it/kinds/lambda.rs", "conformance_36_the_source_adds_what_came_after_the_last_bucket_once"),
+    (&[37], "tests/it/kinds/join.rs", "conformance_37_rollups_of_several_data_sources_are_joined_along_a_chain"),
+    (&[39], "tests/it/sequences/mod.rs", "every_answer_is_the_source_as_its_partitions_were_built_from_it"),
+];
+/// Cases without a test, each with its reason.
+const OPEN_CASES: &[(u32, &str)] = &[
+    (27, "each partition is published by itself; readers see one state of all, but a job is not one step"),
+    (38, "there is no cache of results of the source yet"),
+    (40, "there is one tenant a store"),
+];
+const LAST_CASE: u32 = 46;
+
+#[test]
+fn every_conformance_case_has_a_test() {
+    for case in 1..=LAST_CASE {
+        let tests = CASES.iter().filter(|(cases, ..)| cases.contains(&case)).count();
+        let open = OPEN_CASES.iter().any(|(open, _)| *open == case);
+        assert!((tests > 0) != open, "case {case}: {tests} tests, open: {open}");
+    }
+    for (cases, file, name) in CASES {
+        let found = read(file).contains(&format!("#[test]\nfn {name}() {{\n"));
+        assert!(found, "{file} has no test {name} of case {cases:?}");
+    }
+}
+
 #[test]
 fn modules_use_only_lower_floors() {
     let mut faults = Vec::new();

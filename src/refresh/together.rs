@@ -73,8 +73,12 @@ pub(super) async fn companions(inner: &Arc<Inner>, first: &Claim) -> Vec<Claim> 
 /// Builds the partitions of all claims and ends their jobs, one way or the other.
 pub(super) async fn process_all(inner: &Arc<Inner>, first: Claim, mut more: Vec<Claim>) {
     more.push(first);
-    let mut scans = vec![more];
+    let (mut scans, stop) = (vec![more], inner.tasks.stop_signal());
     while let Some(mut claims) = scans.pop() {
+        if stop.is_cancelled() {
+            // As below: what is not built yet is queued again.
+            return;
+        }
         if claims.len() < 2 {
             for claim in claims {
                 process(inner, claim).await;

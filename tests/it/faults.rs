@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::answers::number;
 use crate::events::{events_project, selector, uses_rollup};
-use crate::server::{ALL_SCOPES, LOAD, Project, Reply, Server, pause};
+use crate::server::{ALL_SCOPES, LOAD, Project, Reply, SECRET, Server, pause, printed, run};
 use crate::tables::{DAY, micros, timestamps};
 
 const MONTHS: [&str; 3] = ["2024-01", "2024-02", "2024-03"];
@@ -236,6 +236,72 @@ fn a_flipped_bit_in_a_partition_that_is_too_large_for_the_memory_is_told() {
     }
     eprintln!("{told} of {flips} flipped bits were told, the others left the rows as they are");
     assert!(told > 0);
+}
+
+#[test]
+fn a_store_that_another_process_holds_is_named_with_the_cure() {
+    let project = events_project(&MONTHS, FEW);
+    let server = start(&project, "1gb");
+    for command in ["serve", "build", "verify", "fsck"] {
+        let output = run(project.path(), &[("CUBEJS_API_SECRET", SECRET), ("PORT", "0")], &[command]);
+        let said = printed(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        for part in ["another process holds the store", ".quarry", "stop "] {
+            assert!(said.contains(part), "{command} does not say '{part}': {said}");
+        }
+    }
+    assert_eq!(server.build(&selector(&json!({"preAggregations": ["events.monthly"]}))), 3, "the first goes on");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_fails_the_job_and_is_told() {
+    let project = events_project(&MONTHS, FEW);
+    let tokyo = selector(&json!({"preAggregations": ["events.monthly"], "timezones": ["Asia/Tokyo"]}));
+    let server = start(&project, "1gb");
+    server.build(&tokyo);
+    let folder = file_of(&project, MONTHS[0]).parent().expect("a folder").to_owned();
+    drop(server);
+    fs::remove_dir_all(project.path().join(".quarry")).expect("a folder");
+    let server = start(&project, "1gb");
+    server.build(&selector(&json!({"preAggregations": ["events.monthly"]})));
+    let right = right_answers(&server);
+    // A file stands where the folder of the table should be.
+    fs::write(&folder, "").expect("a free name");
+    let tokens = server.post_jobs(&tokyo);
+    let failure = "failure: the partition could not be stored; the server's log says why";
+    assert_eq!(server.wait_jobs(&tokens), [failure; 3]);
+    let (log, name) = (server.log(), folder.file_name().expect("a name").to_string_lossy());
+    assert!(log.contains(&*name) && log.contains("look after the disk"), "the log does not tell:\n{log}");
+    assert_eq!(right_answers(&server), right);
+    fs::remove_file(&folder).expect("a file");
+    assert_eq!(server.build(&tokyo), 3, "once the trouble is over the same process goes on");
+    server.assert_alive();
+}
+
+/// No file of the process may grow beyond 256 KiB: what a full disk is to the largest of them.
+#[test]
+#[cfg(unix)]
+fn a_disk_that_takes_no_more_fails_the_build_and_nothing_else() {
+    let project = events_project(&MONTHS, FEW);
+    let quarry = |args: &[&str]| run(project.path(), &[("CUBEJS_API_SECRET", SECRET)], args);
+    assert!(quarry(&["build", "events.monthly"]).status.success());
+    let before = project.stored_files();
+    wide_events(&project, 40_000);
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 512; exec \"$0\" build events.monthly", env!("CARGO_BIN_EXE_quarry")])
+        .current_dir(project.path())
+        .env("CUBEJS_API_SECRET", SECRET)
+        .output()
+        .expect("a shell");
+    let said = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["could not be stored", "events.monthly@UTC-", ".parquet", "look after the disk"] {
+        assert!(said.contains(part), "it does not say '{part}': {said}");
+    }
+    assert_eq!(project.stored_files(), before, "no half file is left, and what was published stays");
+    let fsck = quarry(&["fsck"]);
+    assert!(fsck.status.success(), "{}", printed(&fsck));
+    assert!(quarry(&["build", "events.monthly"]).status.success(), "with room it goes on");
 }
 
 /// Writes a generation of the table `events` beside the data; many row groups, so that a scan reads in many portions.

@@ -38,6 +38,8 @@ mod transport;
 
 mod commands;
 mod manage;
+mod memory;
 mod orchestrators;
 mod python;
 mod selection;
+mod stored_cases;

@@ -231,6 +231,15 @@ impl Server {
         self.port
     }
 
+    /// The most memory that the process has had, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn greatest_memory(&self) -> u64 {
+        let id = self.child.lock().expect("no test panics while it holds the lock").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("a process that runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a kernel that tells");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// What it has printed so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

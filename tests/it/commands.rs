@@ -130,6 +130,18 @@ fn verify_looks_into_states_rows_and_parts() {
         verify(&["sales.both"]),
         (Some(0), "2 of 2 partition(s) equal their source, 2 row(s) compared\n".into())
     );
+    // What the sets and sketches take is shown by name.
+    let shown = run(project.path(), &SETTINGS, &["partitions", "sales.states", "--columns"]);
+    let text = printed(&shown);
+    let line =
+        |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name}: {text}"));
+    for (name, kind) in [("sales__buyers", "distinct/1"), ("sales__about", "hll/14"), ("sales__city", "Utf8")] {
+        assert!(line(name).contains(kind) && line(name).ends_with(" %"), "{text}");
+    }
+    let shown = run(project.path(), &SETTINGS, &["partitions", "sales.states", "--columns", "--json"]);
+    let columns: Value = serde_json::from_str(&printed(&shown)).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let buyers = columns.as_array().and_then(|all| all.iter().find(|column| column["storedAs"] == "distinct/1"));
+    assert!(buyers.is_some_and(|column| column["bytes"].as_u64() > Some(0)), "{columns}");
     // As many rows and buyers as before, but another buyer; sums and counts do not tell.
     project.write("data/sales.csv", &ROWS.replace("Rome,bob", "Rome,eve"));
     let (code, text) = verify(&["sales.both"]);

@@ -4,6 +4,7 @@
 
 mod backup;
 mod collect;
+mod columns;
 mod fsck;
 mod partitions;
 mod rollback;
@@ -100,4 +101,15 @@ fn moment(micros: i64) -> String {
 /// `1.5 MB`.
 fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string()
+}
+
+/// Rows of cells, as wide as the widest of their column.
+fn print_table<const N: usize>(out: &mut impl std::io::Write, rows: &[[String; N]]) -> anyhow::Result<()> {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default());
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
 }

@@ -7,12 +7,13 @@ use anyhow::bail;
 use quarry_storage::{Inspection, PartitionKey, TableId};
 use serde_json::{Value, json};
 
-use super::{bucket_of, matching, moment, rollup_of, settings, size};
+use super::{bucket_of, columns, matching, moment, print_table, rollup_of, settings, size};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Reads the store as it is on disk; a server may be running.\n\nExamples:\n  \
                   quarry partitions                              every partition of every rollup\n  \
                   quarry partitions orders.daily --versions      what can be gone back to\n  \
+                  quarry partitions orders.daily --columns       what takes the space, sets and sketches by name\n  \
                   quarry partitions --json | jq '.[].rows'       for scripts")]
 pub(in crate::cli) struct PartitionsArgs {
     #[command(flatten)]
@@ -22,7 +23,10 @@ pub(in crate::cli) struct PartitionsArgs {
     /// Also the previous versions that `quarry rollback` can go back to
     #[arg(long)]
     versions: bool,
-    /// Print JSON: an array with one object a partition
+    /// The bytes of each column over all live partitions, and how it is stored
+    #[arg(long, conflicts_with = "versions")]
+    columns: bool,
+    /// Print JSON: an array with one object a partition, or a column
     #[arg(long)]
     json: bool,
 }
@@ -48,6 +52,10 @@ pub(in crate::cli) fn run(args: &PartitionsArgs) -> anyhow::Result<ExitCode> {
         let mut known: Vec<&str> = store.snapshot().tables().map(|(id, _)| rollup_of(id)).collect();
         known.dedup();
         bail!("nothing of '{name}' is stored; there is: {}", known.join(", "));
+    }
+    if args.columns {
+        columns::print(&store, &tables, args.json)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let mut lines = Vec::new();
     for table in &tables {
@@ -103,14 +111,7 @@ fn print(lines: &[Line], as_json: bool) -> anyhow::Result<()> {
             line.file.trim_start_matches('0').to_owned(),
         ]
     });
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
-    let widths: Vec<usize> =
-        (0..7).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or_default()).collect();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    print_table(&mut out, &std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 fn to_json(line: &Line) -> Value {

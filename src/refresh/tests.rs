@@ -340,7 +340,8 @@ const ENDLESS_DAYS: &str = "
 cubes:
   - name: orders
     sql: >
-      SELECT value AS amount, TIMESTAMP '2024-01-01' + (value % 3) * INTERVAL '1 day' AS created
+      SELECT value AS amount, arrow_cast(to_timestamp_seconds(1704067200 + value % 3 * 86400),
+      'Timestamp(Microsecond, None)') AS created
       FROM generate_series(1, 1000000000000)
     measures: [{name: total, type: sum, sql: amount}]
     dimensions: [{name: created, sql: created, type: time}]

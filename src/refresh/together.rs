@@ -150,6 +150,8 @@ async fn build_all(inner: Arc<Inner>, claims: Vec<Claim>) -> Result<(), WorkErro
             let spent = (inner.parts.clock.now() - started_at) / 1_000 / shares.max(1);
             let outcome = finish(&inner, &parts[at], encoder, u64::try_from(spent).unwrap_or(0)).await;
             settle(&inner, &parts[at].claim, outcome).await;
+            // Who waits for this one need not wait for the others.
+            inner.pulse();
         }
     });
     let (scanned, ()) = futures::join!(scan, publishing);

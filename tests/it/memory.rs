@@ -7,13 +7,13 @@ use crate::events::selector;
 use crate::server::{ALL_SCOPES, Project, Server, environment};
 
 /// Groups of each rollup; what is not optimised takes much longer.
-const GROUPS: u64 = if cfg!(debug_assertions) { 60_000 } else { 400_000 };
+const GROUPS: u64 = if cfg!(debug_assertions) { 60_000 } else { 500_000 };
 /// Rows of a group.
 const ROWS: u64 = 3;
 /// What a build may hold; without spilling these groups need several times that.
 const BUILD_MEMORY: u64 = 32 << 20;
 /// What a server needs beside: threads, catalog, caches of the engine, pages of the program.
-const BESIDE: u64 = 256 << 20;
+const BESIDE: u64 = 512 << 20;
 
 fn groups() -> u64 {
     environment("QUARRY_MEMORY_GROUPS").and_then(|text| text.parse().ok()).unwrap_or(GROUPS)
@@ -28,8 +28,9 @@ fn project(groups: u64) -> Project {
             "cubes:
   - name: wide
     sql: >
-      SELECT value AS n, value % {groups} AS k, 'key of some length ' || (value % {groups}) AS name,
-      TIMESTAMP '2024-01-01' + (value % 90) * INTERVAL '1 day' AS at FROM generate_series(1, {rows}) AS g(value)
+      SELECT value AS n, value % {groups} AS k, (value % {groups})::text || '-of-these-keys' AS name,
+      arrow_cast(to_timestamp_seconds(1704067200 + value % 90 * 86400), 'Timestamp(Microsecond, None)') AS at
+      FROM generate_series(1, {rows}) AS g(value)
     measures:
       - {{name: count, type: count}}
       - {{name: total, type: sum, sql: n}}

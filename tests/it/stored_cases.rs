@@ -9,7 +9,10 @@ use crate::server::{ALL_SCOPES, JOBS, Project, Server};
 /// A cube over `data/sales.csv`; `rollups` are lines of its `pre_aggregations`.
 fn project(rollups: &[&str], rows: &str) -> Project {
     let project = Project::empty();
-    let rollups: String = rollups.iter().map(|rollup| format!("      - {{{rollup}}}\n")).collect();
+    let mut listed: String = rollups.iter().map(|rollup| format!("      - {{{rollup}}}\n")).collect();
+    if !listed.is_empty() {
+        listed.insert_str(0, "    pre_aggregations:\n");
+    }
     project.write(
         "model/sales.yml",
         &format!(
@@ -22,8 +25,7 @@ fn project(rollups: &[&str], rows: &str) -> Project {
       - {{name: mean, type: avg, sql: amount}}
       - {{name: week, type: sum, sql: amount, rolling_window: {{trailing: 7 day}}}}
     dimensions: [{{name: at, sql: at, type: time}}, {{name: city, sql: city, type: string}}]
-    pre_aggregations:
-{rollups}"
+{listed}"
         ),
     );
     project.write("data/sales.csv", &format!("at,city,amount\n{rows}"));

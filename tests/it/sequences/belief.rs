@@ -24,13 +24,16 @@ pub(super) struct Part {
     pub(super) built: (i64, i64),
     /// What it held before, where that is known; a store keeps one version of it.
     pub(super) before: Option<Box<Part>>,
+    /// Whether it was gone back to: the scheduler leaves it alone.
+    pub(super) held: bool,
 }
 
 impl Part {
     /// Published in the place of another.
     pub(super) fn over(versions: Vec<usize>, built: (i64, i64), old: Option<&Self>) -> Self {
-        let before = old.map(|old| Box::new(Self { before: None, ..old.clone() }));
-        Self { versions, built, before }
+        // Of what was gone back to there are two versions, and which of them is older nobody needs to know here.
+        let before = old.filter(|old| !old.held).map(|old| Box::new(Self { before: None, ..old.clone() }));
+        Self { versions, built, before, held: false }
     }
 }
 
@@ -183,11 +186,13 @@ impl Belief {
             for start in wanted {
                 let rows = |version: usize| rollup.rows_of(start, "UTC", &states[version]).len();
                 let keeps = table.parts.get(&start).is_some_and(|part| {
-                    !world.hasty || rows(version) == 0 && part.versions.iter().all(|version| rows(*version) > 0)
+                    part.held
+                        || !world.hasty
+                        || rows(version) == 0 && part.versions.iter().all(|version| rows(*version) > 0)
                 });
                 if !keeps {
                     // How often the scheduler builds is not known.
-                    table.parts.insert(start, Part { versions: vec![version], built, before: None });
+                    table.parts.insert(start, Part { versions: vec![version], built, before: None, held: false });
                 }
             }
         }

@@ -26,8 +26,8 @@ impl Player<'_> {
         pause(Duration::from_micros(after_us));
         for token in tokens {
             let reply = self.server().post(&format!("/quarry/v1/jobs/{token}/cancel"), &json!({}));
-            // What has ended stays as it is, and to say so is no fault.
-            if reply.status != 200 {
+            // 409: it had come to its end before.
+            if ![200, 409].contains(&reply.status) {
                 return Err(format!("cancelling {token}: {} {}", reply.status, reply.body));
             }
         }
@@ -97,7 +97,7 @@ impl Player<'_> {
         if !(before.built.0 - 1_000..=before.built.1).contains(&built_at) {
             return Err(format!("{told}, not to what was built from {} on", format_local(before.built.0)));
         }
-        parts.insert(start, *before);
+        parts.insert(start, Part { held: true, ..*before });
         self.tally.rolled_back += 1;
         self.check_tables()
     }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 
 use anyhow::Context as _;
-use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use quarry_storage::{Inspection, TableId};
 use serde_json::{Value, json};
 
@@ -44,7 +45,6 @@ pub(super) fn print(store: &Inspection, tables: &[TableId], as_json: bool) -> an
         }
     }
     if as_json {
-        use std::io::Write as _;
         writeln!(out, "{}", serde_json::to_string_pretty(&objects)?)?;
         return Ok(());
     }
@@ -56,8 +56,8 @@ fn columns_of(store: &Inspection, table: &TableId) -> anyhow::Result<BTreeMap<St
     let mut found: BTreeMap<String, (usize, Column)> = BTreeMap::new();
     let live = store.snapshot().table(table).into_iter().flat_map(|table| table.partitions.values());
     for partition in live.filter(|partition| partition.path.is_file()) {
-        let file = File::open(&partition.path).with_context(|| format!("{}", partition.path.display()))?;
-        let footer = ArrowReaderMetadata::load(&file, Default::default())
+        let file = File::open(&partition.path).with_context(|| partition.path.display().to_string())?;
+        let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
             .with_context(|| format!("{}: run quarry fsck", partition.path.display()))?;
         for (position, field) in footer.schema().fields().iter().enumerate() {
             let stored_as = field.metadata().get(STATE_KEY).cloned().unwrap_or_else(|| field.data_type().to_string());

@@ -601,7 +601,7 @@ mod tests {
             &format!("{TIMED}, build_range_start: {{sql: SELECT 1}}"),
             "warning: orders.main: the build range has no effect without 'partition_granularity'",
         );
-        check(&format!("{TIMED}, external: true, indexes: [{{name: i, columns: [created_at]}}]"), "");
+        check(&format!("{TIMED}, external: true, indexes: [{{name: i, columns: [orders__created_at_day]}}]"), "");
         check("measures: [total, orders.total]", "warning: orders.main: 'orders.total' is listed twice");
         check(
             "measures: [total], time_dimensions: [{dimension: created_at, granularity: day}, {dimension: created_at, granularity: day}]",

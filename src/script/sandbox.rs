@@ -330,11 +330,12 @@ impl Shared {
     }
 }
 
-/// How long to wait before there is more to do, where the global function `__idle` is there to say so.
+/// How long to wait before there is more to do, where the global function `__idle` is there to say so. In models every
+/// name that nobody declared is there, but says no number.
 fn idle(ctx: &Ctx<'_>) -> rquickjs::Result<Option<Duration>> {
     let Some(ask) = ctx.globals().get::<_, Option<Function<'_>>>("__idle")? else { return Ok(None) };
-    let millis: Option<f64> = ask.call(())?;
-    Ok(millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1_000.0).ok()))
+    let millis: Value<'_> = ask.call(())?;
+    Ok(millis.as_number().and_then(|millis| Duration::try_from_secs_f64(millis / 1_000.0).ok()))
 }
 
 /// The functions that the bootstrap builds on.

@@ -86,24 +86,36 @@ impl Templates {
         let source = source.strip_prefix('\u{feff}').unwrap_or(source);
         let marked = lines::marked(source);
         let name = name_of(path, &self.root);
-        let mut output = Bounded(Vec::new());
-        let rendered = self
-            .engine
-            .template_from_named_str(&name, &marked)
-            .and_then(|template| template.render_captured_to((), &mut output).map(drop));
-        rendered.map_err(|error| self.fault(path, &name, &error))?;
-        let rendered = lines::unmarked(&String::from_utf8_lossy(&output.0));
+        let output = match render(&self.engine, &name, &marked) {
+            Err(error) if self.lacks_only_parts(&error, &marked) => {
+                let mut lenient = self.engine.clone();
+                lenient.set_undefined_behavior(UndefinedBehavior::Lenient);
+                render(&lenient, &name, &marked)
+            }
+            output => output,
+        };
+        let output = output.map_err(|error| self.fault(path, &name, &error))?;
+        let rendered = lines::unmarked(&String::from_utf8_lossy(&output));
         let mut document = yaml::parse(&rendered.text);
         rendered.locate(&mut document, source);
         Ok(document)
     }
 
+    /// Whether an expression failed because a value lacks an entry that others of its kind may have. Such entries are
+    /// null, as in Cube; a name that nothing defines stays a fault.
+    fn lacks_only_parts(&self, error: &Error, source: &str) -> bool {
+        let cause = cause_of(error);
+        let expression = expression_of(cause);
+        let root = root_of(expression);
+        let names = self.engine.template_from_str(source).map(|template| template.undeclared_variables(false));
+        cause.kind() == ErrorKind::UndefinedError
+            && root.len() < expression.len()
+            && self.is_known(cause, root)
+            && names.is_ok_and(|names| names.iter().all(|name| name == "null" || GLOBALS.contains(&name.as_str())))
+    }
+
     fn fault(&self, path: &Path, name: &str, error: &Error) -> TemplateFault {
-        // The innermost error is the cause; those around it say through which import it came.
-        let mut cause = error;
-        while let Some(inner) = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<Error>()) {
-            cause = inner;
-        }
+        let cause = cause_of(error);
         let located = [cause, error].into_iter().find(|error| error.line().is_some()).unwrap_or(cause);
         let file = match located.name() {
             Some(other) if other != name && self.names.iter().any(|known| known == other) => self.root.join(other),
@@ -127,15 +139,15 @@ impl Templates {
             ),
             ErrorKind::UndefinedError => {
                 let expression = expression_of(cause);
-                let root: String = expression.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let is_part = root.len() < expression.len() && self.is_known(cause, &root);
-                let shown = if is_part { expression } else { root.as_str() };
+                let root = root_of(expression);
+                let is_part = root.len() < expression.len() && self.is_known(cause, root);
+                let shown = if is_part { expression } else { root };
                 let message = if shown.is_empty() {
                     "a value is not defined".to_owned()
                 } else {
                     format!("'{shown}' is not defined")
                 };
-                (message, self.hint(cause, &root).filter(|_| !is_part))
+                (message, self.hint(cause, root).filter(|_| !is_part))
             }
             ErrorKind::UnknownFunction | ErrorKind::UnknownFilter | ErrorKind::UnknownTest => {
                 let unknown = detail.split_whitespace().nth(1).unwrap_or_default();
@@ -203,6 +215,27 @@ fn mark_of(error: &Error) -> Mark {
         line.chars().count() + 1
     });
     Mark { line: error.line().unwrap_or(1).max(1), column }
+}
+
+fn render(engine: &Environment<'_>, name: &str, source: &str) -> Result<Vec<u8>, Error> {
+    let mut output = Bounded(Vec::new());
+    engine.template_from_named_str(name, source)?.render_captured_to((), &mut output)?;
+    Ok(output.0)
+}
+
+/// The innermost error; those around it say through which import it came.
+fn cause_of(error: &Error) -> &Error {
+    let mut cause = error;
+    while let Some(inner) = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<Error>()) {
+        cause = inner;
+    }
+    cause
+}
+
+/// The name that an expression begins with.
+fn root_of(expression: &str) -> &str {
+    let end = expression.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(expression.len());
+    &expression[..end]
 }
 
 /// The text of the expression that failed.
@@ -360,6 +393,17 @@ mod tests {
         check("a: {{ COMPILE_CONTEXT.securityContext.tenant }}", json!({"a": "acme"}));
         check("a: {{ COMPILE_CONTEXT['security_context']['plan'] }}", json!({"a": null}));
         check("a: {{ env_var('SCHEMA') | safe }}.{{ env_var('X', 'd') | safe }}", json!({"a": "shop.d"}));
+    }
+
+    #[test]
+    fn entries_that_a_value_lacks_are_null() {
+        check(
+            "{% set rows = [{'n': 'x', 't': 'X'}, {'n': 'y'}] %}\na:\n{% for row in rows %}\n  - {name: {{ row.n }}, title: {{ row.t }} }\n{%- endfor %}",
+            json!({"a": [{"name": "x", "title": "X"}, {"name": "y", "title": null}]}),
+        );
+        check("{% set row = {} %}\na: [{% for x in row.filters %}{{ x }},{% endfor %}]", json!({"a": []}));
+        check("a: {{ COMPILE_CONTEXT.securityContext.nope }}", json!({"a": null}));
+        check_fault("{% set row = {} %}\na: {{ row.t }}{{ rov }}", "model/m.yml:2:7: 'row.t' is not defined");
     }
 
     #[test]

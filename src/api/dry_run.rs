@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::echo::{echo, pivot_query};
 use super::error::{ApiError, json_response};
 use super::question::Question;
+use super::transformed::transformed;
 use super::{ApiParts, Call, sql};
+use crate::model::Model;
 use crate::query::QueryError;
 use crate::query::expand::QueryType;
 use crate::query::normalize::Normalized;
@@ -28,10 +30,10 @@ pub(super) async fn dry_run(parts: &ApiParts, call: &Call) -> Result<Response<Bo
         }
     }
     let orders: Vec<Value> = asked.iter().map(|part| sql::order(model, &part.query, &part.echo)).collect();
-    Ok(json_response(StatusCode::OK, describe(question.kind, &asked, &orders).to_string()))
+    Ok(json_response(StatusCode::OK, describe(model, question.kind, &asked, &orders).to_string()))
 }
 
-fn describe(kind: QueryType, asked: &[Normalized], orders: &[Value]) -> Value {
+fn describe(model: &Model, kind: QueryType, asked: &[Normalized], orders: &[Value]) -> Value {
     let echoes: Vec<&Request> = asked.iter().map(|part| &part.echo).collect();
     let mut normalized: Vec<Map<String, Value>> = echoes.iter().map(|request| planned_echo(request)).collect();
     let first = normalized.first().cloned().unwrap_or_default();
@@ -48,7 +50,7 @@ fn describe(kind: QueryType, asked: &[Normalized], orders: &[Value]) -> Value {
         (_, Some(first)) => *first = pivot.clone(),
         (_, None) => {}
     }
-    let transformed = vec![Value::Null; normalized.len()];
+    let transformed: Vec<Value> = asked.iter().map(|part| transformed(model, &part.query)).collect();
     json!({
         "queryType": kind.as_str(),
         "normalizedQueries": normalized,
@@ -86,7 +88,7 @@ mod tests {
         let asked =
             question.normalize(&model, &limits, &crate::query::policy::Asker::default(), 0).expect("a valid query");
         let orders: Vec<Value> = asked.iter().map(|part| sql::order(&model, &part.query, &part.echo)).collect();
-        describe(question.kind, &asked, &orders)
+        describe(&model, question.kind, &asked, &orders)
     }
 
     #[test]
@@ -95,8 +97,12 @@ mod tests {
         let query = json!({"measures": ["orders.count"], "dimensions": [], "timeDimensions": [], "limit": 10,
             "timezone": "UTC", "filters": [], "rowLimit": 10, "cacheMode": "no-cache", "queryType": "regularQuery"});
         let expected = json!({"queryType": "regularQuery", "normalizedQueries": [query],
-            "queryOrder": [{"orders.count": "desc"}], "transformedQueries": [null], "pivotQuery": query});
+            "queryOrder": [{"orders.count": "desc"}], "pivotQuery": query});
+        let mut body = body;
+        let transformed = body.as_object_mut().and_then(|body| body.remove("transformedQueries")).expect("a list");
         assert_eq!(body, expected);
+        assert_eq!(transformed[0]["leafMeasures"], json!(["orders.count"]));
+        assert_eq!(transformed[0]["isAdditive"], json!(true));
     }
 
     #[test]
@@ -114,7 +120,10 @@ mod tests {
         assert_eq!(second["timeDimensions"][0]["dateRange"], range);
         assert_eq!(second["cacheMode"], json!("stale-if-slow"));
         assert_eq!(body["queryOrder"], json!([{"orders.created_at": "asc"}, {"orders.created_at": "asc"}]));
-        assert_eq!(body["transformedQueries"], json!([null, null]));
+        let times = json!([["orders.created_at", "day"]]);
+        for transformed in body["transformedQueries"].as_array().expect("a list") {
+            assert_eq!(transformed["timeDimensions"], times);
+        }
     }
 
     #[test]

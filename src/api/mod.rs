@@ -24,6 +24,7 @@ mod rows;
 mod shown;
 mod sql;
 mod store;
+mod transformed;
 mod wire;
 
 use std::fmt;

@@ -27,6 +27,7 @@ pub mod route;
 pub(crate) mod sample;
 pub mod scan;
 mod stored_times;
+pub mod tooling;
 
 use std::sync::Arc;
 
@@ -266,6 +267,17 @@ pub enum OutputColumn {
     Time(DimensionId, Grain),
     /// A measure.
     Measure(MeasureId),
+}
+
+impl OutputColumn {
+    /// The member whose column it is.
+    pub fn member(self) -> MemberId {
+        match self {
+            Self::Dimension(id) | Self::Time(id, _) => MemberId::Dimension(id),
+            Self::Segment(id) => MemberId::Segment(id),
+            Self::Measure(id) => MemberId::Measure(id),
+        }
+    }
 }
 
 impl Query {

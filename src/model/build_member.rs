@@ -94,15 +94,11 @@ impl Builder<'_> {
                 return None;
             }
         };
+        // A dimension of another type has whatever values its rows have.
         let values = self.raw[switch.cube.index()].dimensions[switch.index as usize].values.as_deref();
-        let Some(values) = values else {
-            let message = format!("'{}' is not a dimension of type switch", raw.switch.text);
-            report.error(site.place, raw.switch.mark, message);
-            return None;
-        };
         let mut when = Vec::with_capacity(raw.when.len());
         for (value, sql) in &raw.when {
-            if !values.contains(value) {
+            if let Some(values) = values.filter(|values| !values.contains(value)) {
                 let hint = crate::names::nearest(value, values.iter().map(String::as_str));
                 let message = format!("'{value}' is not among the values of '{}'", raw.switch.text);
                 report.error(site.place, sql.mark, message).hint = hint.map(|near| format!("did you mean '{near}'?"));
@@ -123,6 +119,7 @@ impl Builder<'_> {
             keep_only: raw.keep_only.as_ref().map(|texts| self.grain_members(texts, site, report)),
             exclude: self.grain_members(&raw.exclude, site, report),
             include: self.grain_members(&raw.include, site, report),
+            fixed: raw.fixed,
         };
         let mut members = |texts: &[Text]| -> Vec<MemberId> {
             texts.iter().filter_map(|text| self.member(site.owner, text, site.place, report)).collect()
@@ -131,6 +128,7 @@ impl Builder<'_> {
             exclude: members(&rule.exclude),
             keep_only: rule.keep_only.as_ref().map(|texts| members(texts)),
             include: rule.include.iter().map(|filter| self.qualified(filter.clone(), site)).collect(),
+            fixed: rule.fixed,
         });
         MultiStage { grain, shifts: self.shifts(&raw.shifts, site, report), filter }
     }
@@ -208,6 +206,7 @@ impl Builder<'_> {
             key: raw.key.as_ref().and_then(|key| self.key(key, site, report)),
             aliases: raw.aliases.clone(),
             links: raw.links.clone(),
+            synthetic: raw.synthetic,
         }
     }
 
@@ -291,11 +290,25 @@ impl Builder<'_> {
         }
         let sql = raw.sql.as_ref().map(|sql| self.template(sql, site, report));
         match (sql, &raw.case, &raw.sub_query) {
-            (Some(sql), _, Some(sub_query)) => DimensionKind::SubQuery(SubQuery {
-                sql,
-                propagate_filters: sub_query.propagate_filters,
-                by: self.dimensions(site.owner, &sub_query.by, site.place, report),
-            }),
+            // Over dimensions alone there is nothing to evaluate for groups.
+            (Some(sql), _, Some(sub_query)) if sub_query.staged && !mentions_measure(&sql) => DimensionKind::Sql(sql),
+            (Some(sql), _, Some(sub_query)) => {
+                let mut by = self.grain_members(&sub_query.by, site, report);
+                if sub_query.staged {
+                    // Dimensions that it mentions itself are of each group.
+                    let mentioned = sql.members().filter_map(|member| match member {
+                        MemberId::Dimension(id) => Some((id, None)),
+                        MemberId::Measure(_) | MemberId::Segment(_) => None,
+                    });
+                    by.extend(mentioned);
+                }
+                DimensionKind::SubQuery(SubQuery {
+                    sql,
+                    propagate_filters: sub_query.propagate_filters,
+                    staged: sub_query.staged,
+                    by,
+                })
+            }
             (None, Some(case), _) => DimensionKind::Case(self.case(case, site, report)),
             (sql, _, _) => DimensionKind::Sql(sql.unwrap_or_default()),
         }
@@ -330,4 +343,8 @@ impl Builder<'_> {
             RawLabel::Sql(sql) => CaseLabel::Sql(self.template(sql, site, report)),
         }
     }
+}
+
+fn mentions_measure(sql: &Template) -> bool {
+    sql.members().any(|member| matches!(member, MemberId::Measure(_)))
 }

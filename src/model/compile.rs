@@ -15,6 +15,7 @@ use super::inherit;
 use super::kinds;
 use super::policies;
 use super::raw::{RawCube, read_file};
+use super::raw_link;
 use super::raw_view::RawView;
 use super::rollup::{self, RollupBuilder};
 use super::settings::Granularities;
@@ -86,6 +87,7 @@ fn compile(
         }
     }
     inherit::resolve_cubes(&mut raw, &anonymous, &mut report);
+    raw_link::add_link_dimensions(&mut raw);
     inherit::resolve_views(&mut views, &mut report);
     let symbols = Symbols::collect(&raw, &views, context.security_context.clone(), &mut report);
     let granularities = Granularities::read(&context.settings, &mut report);

@@ -7,7 +7,7 @@ use super::join::Join;
 use super::policy::{Mask, Policy};
 use super::preagg::Preagg;
 use super::refresh_key::RefreshKey;
-use super::stage::{MultiStage, RankOrder, RollingWindow, TimeShift};
+use super::stage::{GrainMember, MultiStage, RankOrder, RollingWindow, TimeShift};
 use super::template::Template;
 use super::view::View;
 use crate::time::{Granularity, Interval};
@@ -269,6 +269,8 @@ pub struct Shown {
     pub aliases: Vec<String>,
     /// Links to show with a value, as they are written.
     pub links: Option<serde_json::Value>,
+    /// Whether a link of another dimension has made it.
+    pub synthetic: bool,
 }
 
 /// How a dimension is computed.
@@ -299,8 +301,10 @@ pub struct SubQuery {
     pub sql: Template,
     /// Whether conditions of the outer query apply inside.
     pub propagate_filters: bool,
-    /// What it is grouped by; the primary key when empty.
-    pub by: Vec<DimensionId>,
+    /// Whether it is a multi-stage dimension: evaluated for each group of the query that uses it.
+    pub staged: bool,
+    /// What it is grouped by besides, when it is multi-stage, and else instead of the primary key when there is any.
+    pub by: Vec<GrainMember>,
 }
 
 /// `CASE WHEN … THEN … ELSE … END` (`data-model.md` §4.1).
@@ -411,24 +415,31 @@ impl Dimension {
 
     /// About how long its buckets are, in microseconds, to compare granularities.
     pub fn grain_length(&self, grain: Grain) -> i64 {
-        let custom = |index: u32| self.granularities.get(index as usize).map(|custom| &custom.kind);
-        match grain {
-            Grain::Standard(granularity) => Interval::of(granularity).approximate_micros(),
-            Grain::Custom(index) => match custom(index) {
-                Some(GranularityKind::Moved { unit, .. }) => Interval::of(*unit).approximate_micros(),
-                Some(GranularityKind::Bins { bins, .. }) => bins.step.approximate_micros(),
-                Some(GranularityKind::Sql(_)) | None => i64::MAX,
-            },
+        let standard = |granularity| Interval::of(granularity).approximate_micros();
+        let custom = match grain {
+            Grain::Standard(granularity) => return standard(granularity),
+            Grain::Custom(index) => self.granularities.get(index as usize),
+        };
+        match custom.map(|custom| &custom.kind) {
+            Some(GranularityKind::Moved { unit, .. }) => standard(*unit),
+            Some(GranularityKind::Bins { bins, .. }) => bins.step.approximate_micros(),
+            // One that replaces a standard one is about as long.
+            Some(GranularityKind::Sql(_)) | None => {
+                custom.and_then(|custom| Granularity::parse(&custom.name)).map_or(i64::MAX, standard)
+            }
         }
     }
 
-    /// The granularity of a name; a standard one is never hidden by a custom one.
+    /// The granularity of a name. Buckets by SQL, as calendars have them, replace the standard ones of their name;
+    /// other custom ones never do.
     pub fn find_grain(&self, name: &str) -> Option<Grain> {
-        let custom = || {
-            let index = self.granularities.iter().position(|custom| custom.name == name)?;
-            u32::try_from(index).ok().map(Grain::Custom)
-        };
-        Granularity::parse(name).map(Grain::Standard).or_else(custom)
+        let standard = Granularity::parse(name);
+        let name = standard.map_or(name, |standard| standard.as_str());
+        let own = self.granularities.iter().position(|custom| {
+            custom.name == name && (standard.is_none() || matches!(custom.kind, GranularityKind::Sql(_)))
+        });
+        let own = own.and_then(|index| u32::try_from(index).ok());
+        own.map(Grain::Custom).or(standard.map(Grain::Standard))
     }
 }
 

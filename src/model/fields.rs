@@ -185,6 +185,11 @@ impl Fields {
         self.entries.iter().find(|e| e.key == key && !e.value.is_null()).map(|e| e.key_mark)
     }
 
+    /// The value of a key as JSON; it is left there.
+    pub(super) fn json_of(&self, key: &str) -> Option<serde_json::Value> {
+        self.entries.iter().find(|e| e.key == key && !e.value.is_null()).map(|e| e.value.to_json())
+    }
+
     /// The value of a key; none when it is absent or null.
     pub(super) fn take(&mut self, key: &str) -> Option<Node> {
         let at = self.entries.iter().position(|e| e.key == key)?;

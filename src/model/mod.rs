@@ -29,6 +29,7 @@ pub mod quantile;
 mod raw;
 mod raw_dimension;
 mod raw_granularity;
+mod raw_link;
 mod raw_measure;
 mod raw_member;
 mod raw_policy;

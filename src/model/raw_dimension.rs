@@ -7,6 +7,7 @@ use super::fields::{Fields, Place, Report, Text, scalar, without_references};
 use super::format::FormatOf;
 use super::raw::{About, read_about, warn_ignored};
 use super::raw_granularity::{RawGranularity, read_granularities};
+use super::raw_link::{RawLink, read_links};
 use super::raw_measure::{RawShift, read_shift};
 use super::raw_member::{RawMask, RawShown, read_format, read_mask, read_shown, read_sql};
 use super::yaml::Value;
@@ -73,11 +74,14 @@ pub(super) struct RawDimension {
     pub(super) sub_query: Option<RawSubQuery>,
     pub(super) mask: Option<RawMask>,
     pub(super) shifts: Vec<RawShift>,
+    pub(super) links: Vec<RawLink>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct RawSubQuery {
     pub(super) propagate_filters: bool,
+    /// Multi-stage, and no sub-query.
+    pub(super) staged: bool,
     pub(super) by: Vec<Text>,
 }
 
@@ -140,9 +144,11 @@ pub(super) fn read_dimension(mut fields: Fields, cube: &Place, report: &mut Repo
         }
     }
     let of = data_type.map(FormatOf::Dimension);
+    let (links, written_links) = read_links(&mut fields, place, report);
     RawDimension {
         format: read_format(&mut fields, of, place, report),
-        shown: read_shown(&mut fields, of, place, report),
+        shown: RawShown { links: written_links, ..read_shown(&mut fields, of, place, report) },
+        links,
         data_type,
         primary_key,
         suggest_filter_values,
@@ -189,8 +195,8 @@ fn read_sub_query(fields: &mut Fields, place: &Place, report: &mut Report) -> Op
         report.warn(place, mark, "'propagate_filters_to_sub_query' has no effect without 'sub_query'");
     }
     // A multi-stage dimension sees the conditions of the query; its measures are grouped by what it adds.
-    (sub_query || multi_stage)
-        .then_some(RawSubQuery { propagate_filters: propagate || (multi_stage && !sub_query), by })
+    let staged = multi_stage && !sub_query;
+    (sub_query || staged).then_some(RawSubQuery { propagate_filters: propagate || staged, staged, by })
 }
 
 fn read_point(fields: &mut Fields, about: &About, report: &mut Report) -> Option<(Text, Text)> {

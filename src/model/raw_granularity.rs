@@ -62,7 +62,8 @@ pub(super) fn read_granularities(
             report.error(place, granularity.mark, message);
             continue;
         }
-        if Granularity::ALL.iter().any(|standard| standard.as_str() == granularity.name) {
+        let replaces = matches!(granularity.kind, RawBuckets::Sql(_));
+        if !replaces && Granularity::ALL.iter().any(|standard| standard.as_str() == granularity.name) {
             let message =
                 format!("the granularity '{}' is never used: it is named like a standard one", granularity.name);
             report.warn(place, granularity.mark, message);

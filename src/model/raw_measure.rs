@@ -90,6 +90,7 @@ pub(super) struct RawStage {
     pub(super) keep_only: Option<Vec<Text>>,
     pub(super) exclude: Vec<Text>,
     pub(super) include: Vec<Text>,
+    pub(super) fixed: bool,
     pub(super) shifts: Vec<RawShift>,
     pub(super) filter: Option<RawFilterRule>,
 }
@@ -108,6 +109,7 @@ pub(super) struct RawFilterRule {
     pub(super) exclude: Vec<Text>,
     pub(super) keep_only: Option<Vec<Text>>,
     pub(super) include: Vec<Json>,
+    pub(super) fixed: bool,
 }
 
 /// A `case` over a switch dimension.
@@ -285,7 +287,8 @@ fn read_stage(
     );
     match fields.map("grain", place, report) {
         Some(mut grain) => {
-            grain.check_keys(&["keep_only", "exclude", "include"], place, report);
+            grain.check_keys(&["keep_only", "exclude", "include", "mode"], place, report);
+            stage.fixed = read_fixed(&mut grain, "grain", place, report);
             stage.keep_only = grain.mark_of("keep_only").map(|_| grain.texts("keep_only", place, report));
             stage.exclude = grain.texts("exclude", place, report);
             stage.include = grain.texts("include", place, report);
@@ -348,16 +351,21 @@ pub(super) fn read_shift(mut fields: Fields, place: &Place, report: &mut Report)
 
 fn read_filter_rule(mut fields: Fields, place: &Place, report: &mut Report) -> RawFilterRule {
     fields.check_keys(&["exclude", "keep_only", "include", "mode"], place, report);
-    if let Some(mode) = fields.text("mode", place, report)
-        && !matches!(mode.text.as_str(), "relative" | "fixed")
-    {
-        report.error(place, mode.mark, format!("(filter.mode = {}) must be one of [relative, fixed]", mode.text));
-    }
     RawFilterRule {
+        fixed: read_fixed(&mut fields, "filter", place, report),
         exclude: fields.texts("exclude", place, report),
         keep_only: fields.mark_of("keep_only").map(|_| fields.texts("keep_only", place, report)),
         include: fields.list("include", place, report).iter().map(super::yaml::Node::to_json).collect(),
     }
+}
+
+/// Whether `mode` is `fixed`.
+fn read_fixed(fields: &mut Fields, of: &str, place: &Place, report: &mut Report) -> bool {
+    let Some(mode) = fields.text("mode", place, report) else { return false };
+    if !matches!(mode.text.as_str(), "relative" | "fixed") {
+        report.error(place, mode.mark, format!("({of}.mode = {}) must be one of [relative, fixed]", mode.text));
+    }
+    mode.text == "fixed"
 }
 
 fn read_order(fields: &mut Fields, place: &Place, report: &mut Report) -> Vec<(Text, bool)> {

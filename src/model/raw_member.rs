@@ -41,6 +41,7 @@ pub(super) struct RawShown {
     pub(super) key: Option<Text>,
     pub(super) aliases: Vec<String>,
     pub(super) links: Option<Json>,
+    pub(super) synthetic: bool,
 }
 
 /// The `sql` of a member; an empty one is a fault.
@@ -153,7 +154,8 @@ pub(super) fn read_shown(fields: &mut Fields, of: Option<FormatOf>, place: &Plac
         order: order.map(|text| text.text),
         key: fields.text("key", place, report),
         aliases: fields.texts("aliases", place, report).into_iter().map(|text| text.text).collect(),
-        links: fields.take("links").map(|links| links.to_json()),
+        links: None,
+        synthetic: false,
     }
 }
 

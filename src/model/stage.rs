@@ -66,6 +66,9 @@ pub struct GrainRule {
     pub exclude: Vec<GrainMember>,
     /// `include` or `add_group_by`: grouped by too, then aggregated away.
     pub include: Vec<GrainMember>,
+    /// `mode: fixed`: of the query's own groups, whatever measures over this one are grouped by; none of them unless
+    /// they are kept.
+    pub fixed: bool,
 }
 
 /// A shift of time (`data-model.md` §20.5).
@@ -90,6 +93,8 @@ pub struct FilterRule {
     pub keep_only: Option<Vec<MemberId>>,
     /// Conditions to add, in the query's own format; resolved when a query is planned.
     pub include: Vec<serde_json::Value>,
+    /// `mode: fixed`: the conditions that are changed are the query's own, not those of measures over this one.
+    pub fixed: bool,
 }
 
 /// One key of a rank's order.

@@ -239,6 +239,10 @@ impl Draft<'_> {
         report: &mut Report,
     ) {
         let name = format!("{}{}", import.prefix, include.alias.as_deref().unwrap_or(&include.name.text));
+        let came_along = |id: DimensionId| cubes[id.cube.index()].dimensions[id.index as usize].shown.synthetic;
+        if matches!(source, MemberId::Dimension(id) if came_along(id)) && self.by_source.contains_key(&source) {
+            return;
+        }
         if self.members.contains_key(&name) {
             let message = format!(
                 "Included member '{name}' conflicts with existing member of '{}'. Please consider excluding this \
@@ -265,6 +269,30 @@ impl Draft<'_> {
         };
         self.members.insert(name, (member, import.path_text.clone()));
         self.by_source.entry(source).or_insert(member);
+        if let MemberId::Dimension(id) = source {
+            self.add_links(cubes, import, id, include, report);
+        }
+    }
+
+    /// The dimensions of a dimension's links come with it, named after it.
+    fn add_links(
+        &mut self,
+        cubes: &[Cube],
+        import: &Import<'_>,
+        source: DimensionId,
+        include: &RawInclude,
+        report: &mut Report,
+    ) {
+        let siblings = &cubes[source.cube.index()].dimensions;
+        let own = &siblings[source.index as usize];
+        // They stand right behind it.
+        let links = siblings[source.index as usize + 1..].iter().take_while(|_| own.shown.links.is_some());
+        for link in links.take_while(|link| link.shown.synthetic) {
+            let Some(ending) = link.name.strip_prefix(own.name.as_str()) else { continue };
+            let alias = include.alias.as_ref().map(|alias| format!("{alias}{ending}"));
+            let include = RawInclude { alias, ..RawInclude::plain(&link.name, import.raw) };
+            self.add(cubes, import, MemberId::Dimension(link.id), &include, report);
+        }
     }
 
     fn add_measure(&mut self, name: &str, sql: Template, source: &Measure, include: &RawInclude) -> MemberId {
@@ -448,7 +476,7 @@ fn empty(id: CubeId, raw: &RawView) -> Cube {
 
 fn all_members(cube: &Cube) -> Vec<MemberId> {
     let measures = cube.measures.iter().map(|m| MemberId::Measure(m.id));
-    let dimensions = cube.dimensions.iter().map(|d| MemberId::Dimension(d.id));
+    let dimensions = cube.dimensions.iter().filter(|d| !d.shown.synthetic).map(|d| MemberId::Dimension(d.id));
     let segments = cube.segments.iter().map(|s| MemberId::Segment(s.id));
     measures.chain(dimensions).chain(segments).collect()
 }

@@ -30,7 +30,7 @@ fn collect_inner(model: &Model, member: MemberId, hints: &mut Vec<Hint>) {
     if let MemberId::Dimension(id) = member
         && let DimensionKind::SubQuery(sub_query) = &model.dimension(id).kind
     {
-        for by in &sub_query.by {
+        for (by, _) in &sub_query.by {
             collect_hints(model, MemberId::Dimension(*by), hints);
         }
         return;
@@ -99,7 +99,7 @@ pub(super) fn visit_level(model: &Model, member: MemberId, found: &mut dyn FnMut
     if let MemberId::Dimension(id) = member
         && let DimensionKind::SubQuery(sub_query) = &model.dimension(id).kind
     {
-        sub_query.by.iter().for_each(|by| visit_level(model, MemberId::Dimension(*by), found));
+        sub_query.by.iter().for_each(|(by, _)| visit_level(model, MemberId::Dimension(*by), found));
         return;
     }
     for template in templates(model, member) {

@@ -71,6 +71,7 @@ impl Viewer<'_> {
         let key = dimension.shown.key.as_ref().map(|key| json!(format!("{}.{key}", cube.name)));
         item.put_given("key", key);
         item.put_given("links", dimension.shown.links.as_ref().map(links));
+        item.put_given("synthetic", dimension.shown.synthetic.then(|| json!(true)));
         item.put_given("aliasMember", self.alias_member(MemberId::Dimension(dimension.id)));
         if !dimension.granularities.is_empty() {
             item.put("granularities", dimension.granularities.iter().map(custom_granularity).collect());

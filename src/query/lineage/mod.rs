@@ -219,7 +219,7 @@ impl Tracer<'_> {
 
     fn dimension(&self, dimension: &Dimension) -> MemberLineage {
         let named: Vec<MemberId> = match &dimension.kind {
-            DimensionKind::SubQuery(sub_query) => sub_query.by.iter().copied().map(MemberId::Dimension).collect(),
+            DimensionKind::SubQuery(sub_query) => sub_query.by.iter().map(|(by, _)| MemberId::Dimension(*by)).collect(),
             DimensionKind::Sql(_) | DimensionKind::Case(_) | DimensionKind::Geo { .. } | DimensionKind::Switch(_) => {
                 Vec::new()
             }

@@ -71,6 +71,17 @@ impl Scope<'_> {
         }
     }
 
+    /// A group's value before masks, as it is compared with that of another query.
+    pub(super) fn key(&self, column: OutputColumn) -> String {
+        match column {
+            OutputColumn::Dimension(id) if self.model.dimension(id).data_type != DataType::Time => {
+                self.raw_dimension(id)
+            }
+            OutputColumn::Dimension(id) => self.local(id),
+            _ => self.column(column),
+        }
+    }
+
     pub(super) fn zone(&self) -> Zone {
         self.query.timezone
     }

@@ -306,27 +306,25 @@ fn joins(scope: &Scope<'_>, tree: &JoinTree, sub_queries: &[SubQueryPlan]) -> St
     sql
 }
 
-/// Sub-query dimensions of a cube that are keyed by its rows; those keyed otherwise when no cube is given, after all
-/// joins.
+/// Sub-query dimensions of a cube that are keyed by its rows; those of the query's groups when no cube is given, after
+/// all joins.
 fn sub_query_joins(scope: &Scope<'_>, cube: Option<CubeId>, sub_queries: &[SubQueryPlan]) -> String {
     let mut sql = String::new();
     for plan in sub_queries {
-        let own = plan.keys.iter().all(|key| key.cube == plan.dimension.cube);
+        let own = plan.by_row && plan.keys.iter().all(|key| key.member().cube() == plan.dimension.cube);
         if cube != own.then_some(plan.dimension.cube) {
             continue;
         }
         let alias = quote(&sub_query_alias(scope.model, plan.dimension));
         let on = plan.keys.iter().map(|key| {
-            let column = quote(&layout::dimension_column(scope.model, *key));
-            let is_time = scope.model.dimension(*key).data_type == DataType::Time;
-            let own =
-                scope.with_own_values(&|scope| if is_time { scope.local(*key) } else { scope.raw_dimension(*key) });
+            let own = scope.with_own_values(&|scope| scope.key(*key));
             // A primary key is never NULL; a row that a LEFT JOIN filled up has no value.
-            let column = format!("{alias}.{column}");
+            let column = format!("{alias}.{}", quote(&column_alias(scope.model, *key)));
             if cube.is_some() { format!("{column} = {own}") } else { same(&column, &own) }
         });
         let on: Vec<String> = on.collect();
-        sql.push_str(&format!(" LEFT JOIN ({}) AS {alias} ON {}", sub_query_sql(scope, plan), on.join(" AND ")));
+        let on = if on.is_empty() { "TRUE".to_owned() } else { on.join(" AND ") };
+        sql.push_str(&format!(" LEFT JOIN ({}) AS {alias} ON {on}", sub_query_sql(scope, plan)));
     }
     sql
 }

@@ -76,10 +76,11 @@ pub(super) fn sub_query_sql(scope: &Scope<'_>, sub_query: &SubQueryPlan) -> Stri
     let leaves = query.measures.iter().map(|id| (*id, columns(OutputColumn::Measure(*id)))).collect();
     let groups = query.group_columns().into_iter().map(|column| (column, columns(column))).collect();
     let outer = Scope { model, query, literals, base: Base::Groups { leaves: &leaves, groups: &groups } };
-    let keys = sub_query.keys.iter().map(|key| quote(&layout::dimension_column(model, *key)));
+    let keys = sub_query.keys.iter().map(|key| quote(&column_alias(model, *key)));
     let keys: Vec<String> = keys.map(|key| format!("\"inner\".{key} AS {key}")).collect();
     let value = outer.template(sub_query.dimension.cube, &definition.sql);
-    format!("SELECT {}, {value} AS \"value\" FROM ({inner}) AS \"inner\"", keys.join(", "))
+    let columns = [keys, vec![format!("{value} AS \"value\"")]].concat();
+    format!("SELECT {} FROM ({inner}) AS \"inner\"", columns.join(", "))
 }
 
 pub(super) struct Writer<'a, 's> {

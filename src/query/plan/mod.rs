@@ -3,11 +3,12 @@
 //! [`shape`] plans one level: the join tree, and which measures are aggregated over distinct keys. [`stages`] plans
 //! what takes more: facts that do not join, rolling windows, measures over results of other measures.
 
+mod groups;
 mod rolling;
 mod shape;
 mod stages;
 
-use crate::model::{DimensionId, DimensionKind, JoinTree, MeasureId, MemberId, Model, RollingWindow};
+use crate::model::{DimensionId, DimensionKind, Grain, JoinTree, MeasureId, MemberId, Model, RollingWindow};
 use crate::query::members::{visit_level, visit_members};
 use crate::query::{Column, Filter, OutputColumn, Query, QueryError};
 
@@ -145,11 +146,11 @@ pub fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
     stages::plan(model, query)
 }
 
-/// Whether one of the dimensions is, or is computed from, a member.
-fn reads_member(model: &Model, dimensions: &[DimensionId], member: MemberId) -> bool {
+/// Whether one of the columns is, or is computed from, a member.
+fn reads_member(model: &Model, columns: &[OutputColumn], member: MemberId) -> bool {
     let mut reads = false;
-    for id in dimensions {
-        visit_members(model, MemberId::Dimension(*id), &mut |inner| reads |= inner == member);
+    for column in columns {
+        visit_members(model, column.member(), &mut |inner| reads |= inner == member);
     }
     reads
 }
@@ -163,18 +164,29 @@ pub(super) fn plan_sub_query(model: &Model, outer: &Query, dimension: DimensionI
         )));
     };
     let cube = model.cube(dimension.cube);
-    let keys: Vec<DimensionId> =
-        if sub_query.by.is_empty() { cube.primary_key().map(|key| key.id).collect() } else { sub_query.by.clone() };
-    if keys.is_empty() {
+    let mut keys: Vec<OutputColumn> = sub_query.by.iter().map(|(id, grain)| column_of(*id, *grain)).collect();
+    if sub_query.staged {
+        for column in outer.group_columns() {
+            if !keys.contains(&column) && !shape::is_staged(model, column.member()) {
+                keys.push(column);
+            }
+        }
+    } else if keys.is_empty() {
+        keys = cube.primary_key().map(|key| OutputColumn::Dimension(key.id)).collect();
+    }
+    if keys.is_empty() && !sub_query.staged {
         return Err(QueryError::Model(format!("One or more Primary key is required for '{}' cube", cube.name)));
     }
-    let measures = sub_query.sql.members().filter_map(|member| match member {
-        MemberId::Measure(id) => Some(id),
-        MemberId::Dimension(_) | MemberId::Segment(_) => None,
-    });
+    let mut measures: Vec<MeasureId> = Vec::new();
+    for member in sub_query.sql.members() {
+        if let MemberId::Measure(id) = member
+            && !measures.contains(&id)
+        {
+            measures.push(id);
+        }
+    }
     let mut inner = Query {
-        measures: measures.collect(),
-        dimensions: keys.clone(),
+        measures,
         timezone: outer.timezone,
         // The owner's rows come first: where it can be the root, rows without a match count too.
         join_hints: vec![vec![dimension.cube]],
@@ -185,7 +197,11 @@ pub(super) fn plan_sub_query(model: &Model, outer: &Query, dimension: DimensionI
         denied: outer.denied,
         ..Query::default()
     };
-    if sub_query.propagate_filters {
+    if sub_query.staged {
+        inner.filters = outer.filters.iter().filter(|filter| all_plain(model, filter)).cloned().collect();
+        inner.segments.clone_from(&outer.segments);
+        inner.time_dimensions.clone_from(&outer.time_dimensions);
+    } else if sub_query.propagate_filters {
         let plain = |member: MemberId| !shape::uses_sub_query(model, member);
         inner.filters = outer
             .filters
@@ -198,10 +214,22 @@ pub(super) fn plan_sub_query(model: &Model, outer: &Query, dimension: DimensionI
         let ranges = ranges.filter(|time| plain(MemberId::Dimension(time.dimension)));
         inner.time_dimensions = ranges.map(|time| crate::query::TimeDimension { granularity: None, ..*time }).collect();
     }
+    inner.set_groups(&keys);
     let mut read = Vec::new();
     for member in shape::members(&inner) {
         visit_level(model, member, &mut |found| read.push(found.cube()));
     }
-    inner.filters.extend(outer.rules.iter().filter(|(cube, _)| read.contains(cube)).map(|(_, rule)| rule.clone()));
-    Ok(SubQueryPlan { dimension, keys, plan: Box::new(plan(model, &inner)?) })
+    let rules = outer.rules.iter().filter(|(cube, _)| read.contains(cube)).map(|(_, rule)| rule.clone());
+    let rules: Vec<Filter<Column>> = rules.filter(|rule| !inner.filters.contains(rule)).collect();
+    inner.filters.extend(rules);
+    Ok(SubQueryPlan { dimension, keys, by_row: !sub_query.staged, plan: Box::new(plan(model, &inner)?) })
+}
+
+/// Whether a condition reads no multi-stage dimension.
+fn all_plain(model: &Model, filter: &Filter<Column>) -> bool {
+    members_of(filter).into_iter().all(|column| !shape::is_staged(model, column.member()))
+}
+
+fn column_of(id: DimensionId, grain: Option<Grain>) -> OutputColumn {
+    grain.map_or(OutputColumn::Dimension(id), |grain| OutputColumn::Time(id, grain))
 }

@@ -8,7 +8,7 @@ use crate::model::{
 use crate::query::members::{
     collect_hints, collect_template, cubes_of, leaves, resolve_measure, segment_members, templates, visit_members,
 };
-use crate::query::{Column, Filter, Query, QueryError};
+use crate::query::{Column, Filter, OutputColumn, Query, QueryError};
 
 /// The joins of a query, and the leaf measures by where they are aggregated.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +29,9 @@ pub struct SubQueryPlan {
     /// The dimension.
     pub dimension: DimensionId,
     /// What the sub-query is grouped by, and joined on.
-    pub keys: Vec<DimensionId>,
+    pub keys: Vec<OutputColumn>,
+    /// Whether it has a value for each row of its cube, and not for each group of the query.
+    pub by_row: bool,
     /// The sub-query.
     pub plan: Box<Plan>,
 }
@@ -165,7 +167,7 @@ fn collect_sub_queries(model: &Model, member: MemberId, found: &mut Vec<Dimensio
         && let DimensionKind::SubQuery(sub_query) = &model.dimension(id).kind
     {
         if !found.contains(&id) {
-            for by in &sub_query.by {
+            for (by, _) in &sub_query.by {
                 collect_sub_queries(model, MemberId::Dimension(*by), found);
             }
             found.push(id);
@@ -188,6 +190,17 @@ pub(super) fn uses_sub_query(model: &Model, member: MemberId) -> bool {
         }
     });
     uses
+}
+
+/// Whether a member is, or is computed from, a multi-stage dimension.
+pub(super) fn is_staged(model: &Model, member: MemberId) -> bool {
+    let mut staged = false;
+    visit_members(model, member, &mut |inner| {
+        if let MemberId::Dimension(id) = inner {
+            staged |= matches!(&model.dimension(id).kind, DimensionKind::SubQuery(sub_query) if sub_query.staged);
+        }
+    });
+    staged
 }
 
 /// The members of a condition tree, in order.

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 
+use super::groups::{
+    finer, is_rule, is_switch, names, switch_filters, switches, under_conditions_of, without_switches,
+};
 use super::rolling::rolling;
 use super::shape::{closed_tree, hints, members_of, shape};
 use super::{Leaf, Node, NodeKind, Plan, Stages};
 use crate::model::stage::{GrainMember, GrainRule, MultiStage, TimeShift};
-use crate::model::{
-    DataType, DimensionId, DimensionKind, Hint, JoinTree, MeasureId, MeasureKind, MemberId, Model, Part,
-};
+use crate::model::{DimensionId, Hint, JoinTree, MeasureId, MeasureKind, MemberId, Model, Part};
 use crate::query::members::{
     collect_hints, cubes_of, is_leaf, resolve_alias, resolve_measure, templates, visit_members,
 };
@@ -25,7 +26,8 @@ pub(super) fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
     let wanted = wanted(query);
     let mut units = Vec::new();
     wanted.iter().for_each(|id| collect_units(model, *id, &mut units));
-    let mut planner = Planner { model, nodes: Vec::new(), depth: 0, paths: HashMap::new() };
+    let asked = bare(query);
+    let mut planner = Planner { model, asked: &asked, nodes: Vec::new(), depth: 0, paths: HashMap::new() };
     let plain = units.iter().all(|unit| is_plain(model, *unit)) && switches(model, query).is_empty();
     if plain {
         let joined = shape(model, query);
@@ -45,7 +47,7 @@ pub(super) fn plan(model: &Model, query: &Query) -> Result<Plan, QueryError> {
         let text = "Ungrouped queries over several facts, rolling windows or multi-stage measures are not possible";
         return Err(QueryError::Model(text.to_owned()));
     }
-    let root = planner.evaluate(&bare(query), &wanted)?;
+    let root = planner.evaluate(&asked, &wanted)?;
     check_reached(model, query, &planner.nodes)?;
     Ok(Plan::Stages(Box::new(Stages { nodes: planner.nodes, root, query: query.clone() })))
 }
@@ -168,28 +170,10 @@ fn is_plain(model: &Model, unit: MeasureId) -> bool {
     measure.stage.is_none() && measure.rolling.is_none() && !matches!(measure.kind, MeasureKind::Switch(_))
 }
 
-/// The switch dimensions that a query selects or filters by.
-fn switches(model: &Model, query: &Query) -> Vec<DimensionId> {
-    let filtered = query.filters.iter().flat_map(members_of).map(Column::member);
-    let selected = query.dimensions.iter().map(|id| MemberId::Dimension(*id));
-    let mut found = Vec::new();
-    for member in selected.chain(filtered) {
-        if let MemberId::Dimension(id) = member
-            && is_switch(model, id)
-            && !found.contains(&id)
-        {
-            found.push(id);
-        }
-    }
-    found
-}
-
-fn is_switch(model: &Model, id: DimensionId) -> bool {
-    matches!(model.dimension(resolve_alias(model, id)).kind, DimensionKind::Switch(_))
-}
-
 pub(super) struct Planner<'a> {
     pub(super) model: &'a Model,
+    /// The query, without what belongs to its last level.
+    asked: &'a Query,
     pub(super) nodes: Vec<Node>,
     depth: usize,
     /// Join paths that lead to measures computed one by one.
@@ -410,11 +394,16 @@ impl Planner<'_> {
             let name = self.model.path_of(MemberId::Measure(unit));
             return Err(QueryError::Model(format!("the formulas of '{name}' must reference measures")));
         }
-        let base = self.evaluate(&inner, &references)?;
         let mut crossed = ask.clone();
         if selected.is_none() {
             crossed.dimensions.push(column);
         }
+        if !is_switch(self.model, switch.switch) {
+            let base = self.evaluate(&crossed, &references)?;
+            let kind = if selected.is_some() { NodeKind::Evaluate(base) } else { NodeKind::Aggregate(base) };
+            return Ok(self.push(ask.group_columns(), vec![unit], kind));
+        }
+        let base = self.evaluate(&inner, &references)?;
         let filters = switch_filters(self.model, ask, &[column]);
         let others: Vec<DimensionId> =
             crossed.dimensions.iter().copied().filter(|id| is_switch(self.model, *id)).collect();
@@ -436,18 +425,19 @@ impl Planner<'_> {
             return Err(QueryError::Model(format!("the multi-stage measure '{name}' references no measure")));
         }
         let shifted = self.shifted(ask, stage)?;
-        let inner = Query { filters: self.rewritten(&shifted, stage)?, ..self.rewritten_ranges(&shifted, stage) };
+        let base = match &stage.filter {
+            Some(rule) if rule.fixed => under_conditions_of(self.asked, shifted),
+            _ => shifted,
+        };
+        let inner = Query { filters: self.rewritten(&base, stage)?, ..self.rewritten_ranges(&base, stage) };
         let groups = ask.group_columns();
         if let MeasureKind::Rank(_) = measure.kind {
             let input = self.evaluate(&inner, &references)?;
-            let partition = if stage.grain == GrainRule::default() {
-                Vec::new()
-            } else {
-                coarser(self.model, &groups, &stage.grain)
-            };
+            let partition =
+                if stage.grain == GrainRule::default() { Vec::new() } else { self.coarser(&groups, &stage.grain) };
             return Ok(self.push(groups, vec![unit], NodeKind::Rank { input, partition }));
         }
-        let kept = coarser(self.model, &groups, &stage.grain);
+        let kept = self.coarser(&groups, &stage.grain);
         let added: Vec<OutputColumn> =
             finer(self.model, &stage.grain).into_iter().filter(|c| !kept.contains(c)).collect();
         let value = if !added.is_empty() && matches!(measure.kind, MeasureKind::Aggregate { .. }) {
@@ -466,8 +456,25 @@ impl Planner<'_> {
         if kept == groups && stage.filter.is_none() {
             return Ok(value);
         }
-        let rows = self.evaluate(&shifted, &references)?;
+        let rows = self.evaluate(&base, &references)?;
         Ok(self.push(groups, vec![unit], NodeKind::Spread { rows, values: value }))
+    }
+
+    /// The groups that a grain rule keeps.
+    fn coarser(&self, groups: &[OutputColumn], rule: &GrainRule) -> Vec<OutputColumn> {
+        let model = self.model;
+        let listed =
+            |members: &[GrainMember], column: &OutputColumn| members.iter().any(|member| names(model, member, column));
+        let asked = self.asked.group_columns();
+        let own = |column: &OutputColumn| !rule.fixed || asked.contains(column);
+        // Fixed to nothing that is named: one value for the whole answer.
+        let all = !rule.fixed || !rule.exclude.is_empty();
+        let kept = groups.iter().filter(|column| {
+            own(column)
+                && rule.keep_only.as_ref().map_or(all, |kept| listed(kept, column))
+                && !listed(&rule.exclude, column)
+        });
+        kept.copied().collect()
     }
 
     /// The query with the stage's time shifts.
@@ -569,70 +576,5 @@ impl Planner<'_> {
             query.time_dimensions.retain(|time| time.granularity.is_some() || time.range.is_some());
         }
         query
-    }
-}
-
-/// Whether a condition is one of an access policy.
-fn is_rule(filter: &Filter<Column>) -> bool {
-    let members = members_of(filter);
-    members.is_empty() || members.into_iter().any(|column| matches!(column, Column::Raw(_)))
-}
-
-/// The query without its switch dimensions and the conditions on them.
-fn without_switches(model: &Model, ask: &Query) -> Query {
-    let mut query = ask.clone();
-    query.dimensions.retain(|id| !is_switch(model, *id));
-    query.filters.retain(|filter| {
-        !members_of(filter)
-            .into_iter()
-            .any(|column| matches!(column.member(), MemberId::Dimension(id) if is_switch(model, id)))
-    });
-    query
-}
-
-/// The conditions of a query that are about these switches alone.
-fn switch_filters(model: &Model, ask: &Query, switches: &[DimensionId]) -> Vec<Filter<Column>> {
-    let wanted: Vec<DimensionId> = switches.iter().map(|id| resolve_alias(model, *id)).collect();
-    let about = |filter: &&Filter<Column>| {
-        let members = members_of(filter);
-        !members.is_empty()
-            && members.into_iter().all(|column| match column.member() {
-                MemberId::Dimension(id) => wanted.contains(&resolve_alias(model, id)),
-                MemberId::Measure(_) | MemberId::Segment(_) => false,
-            })
-    };
-    let nothing = ask.denied.then(|| Filter::Or(Vec::new()));
-    ask.filters.iter().filter(about).cloned().chain(nothing).collect()
-}
-
-/// The groups that a grain rule keeps.
-fn coarser(model: &Model, groups: &[OutputColumn], rule: &GrainRule) -> Vec<OutputColumn> {
-    let listed =
-        |members: &[GrainMember], column: &OutputColumn| members.iter().any(|member| names(model, member, column));
-    let kept = groups.iter().filter(|column| {
-        rule.keep_only.as_ref().is_none_or(|kept| listed(kept, column)) && !listed(&rule.exclude, column)
-    });
-    kept.copied().collect()
-}
-
-/// The groups that a grain rule adds.
-fn finer(model: &Model, rule: &GrainRule) -> Vec<OutputColumn> {
-    rule.include
-        .iter()
-        .map(|(dimension, grain)| match grain {
-            Some(grain) => OutputColumn::Time(*dimension, *grain),
-            None if model.dimension(*dimension).data_type == DataType::Time => OutputColumn::Dimension(*dimension),
-            None => OutputColumn::Dimension(*dimension),
-        })
-        .collect()
-}
-
-/// Whether a listed dimension means a column: by itself, or at its granularity.
-fn names(model: &Model, (dimension, grain): &GrainMember, column: &OutputColumn) -> bool {
-    let same = |id: &DimensionId| resolve_alias(model, *id) == resolve_alias(model, *dimension);
-    match column {
-        OutputColumn::Dimension(id) => grain.is_none() && same(id),
-        OutputColumn::Time(id, asked) => grain.is_none_or(|grain| grain == *asked) && same(id),
-        OutputColumn::Segment(_) | OutputColumn::Measure(_) => false,
     }
 }

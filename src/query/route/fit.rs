@@ -79,8 +79,9 @@ impl<'a> Fit<'a> {
             || !query.segments.is_empty()
             || query.time_dimensions.iter().any(|time| time.range.is_some());
         let differs = |id: DimensionId| match &self.model.dimension(id).kind {
+            // Those of multi-stage dimensions are of the groups that they were stored with.
             DimensionKind::SubQuery(sub_query) => {
-                !query.rules.is_empty() || query.denied || conditions && sub_query.propagate_filters
+                sub_query.staged || !query.rules.is_empty() || query.denied || conditions && sub_query.propagate_filters
             }
             _ => false,
         };

@@ -4,7 +4,9 @@
 
 mod areas;
 mod deep;
+mod grains;
 mod joins;
+mod links;
 mod more;
 mod observed;
 mod plain;

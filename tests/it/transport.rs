@@ -71,7 +71,8 @@ fn named_origins_are_named_back_and_others_are_not() {
             let reply = ask(method, Some(origin));
             assert_eq!(reply.header("access-control-allow-origin"), Some(origin), "{method}");
             assert_eq!(reply.header("access-control-allow-credentials"), Some("true"));
-            assert!(reply.header("vary").is_some_and(|vary| vary.contains("origin")), "{reply:?}");
+            let varies = |(name, value): &(String, String)| name == "vary" && value.contains("origin");
+            assert!(reply.headers.iter().any(varies), "{reply:?}");
         }
         for origin in [Some("https://b.example"), Some("https://a.example.evil"), Some("null"), None] {
             assert_eq!(ask(method, origin).header("access-control-allow-origin"), None, "{method} {origin:?}");
@@ -266,7 +267,7 @@ fn a_reader_that_takes_nothing_is_cut_off() {
     let limits = [("CUBEJS_DB_QUERY_LIMIT", "300000"), ("QUARRY_WRITE_TIMEOUT", "1"), ("QUARRY_MAX_CONNECTIONS", "1")];
     let server = Server::start_with(&project, &limits);
     let query = json!({"query": {
-        "ungrouped": true, "limit": 300_000, "dimensions": ["events.id", "events.kind", "events.at"],
+        "ungrouped": true, "limit": 300_000, "dimensions": ["events.kind", "events.at"],
     }});
     let body = query.to_string();
     let mut stalled = Raw::connect(&server);

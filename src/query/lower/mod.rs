@@ -14,7 +14,7 @@ mod source;
 mod stages;
 mod windows;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 pub use compose::{join_table, stored_columns, stored_time, union_table};
@@ -171,6 +171,8 @@ struct Literals {
     cubes: CubeTables,
     /// The first thing that makes the statement one that must not run.
     fault: RefCell<Option<String>>,
+    /// In how many plans stands what is being written.
+    depth: Cell<usize>,
 }
 
 impl Literals {

@@ -50,7 +50,7 @@ pub fn rollup_table(level: usize) -> String {
 /// written.
 pub fn plan_statement(model: &Model, plan: &Plan, origins: &Origins<'_>, with_tail: bool) -> Statement {
     let literals = Literals::over(&origins.cubes);
-    let mut writer = Writer { model, literals: &literals, sources: origins.leaves.iter() };
+    let mut writer = Writer::new(model, &literals, origins.leaves.iter());
     let mut sql = writer.plan(plan);
     if with_tail {
         sql.push_str(&tail(query_of(plan)));
@@ -69,7 +69,7 @@ fn query_of(plan: &Plan) -> &Query {
 pub(super) fn sub_query_sql(scope: &Scope<'_>, sub_query: &SubQueryPlan) -> String {
     let (model, literals) = (scope.model, scope.literals);
     let DimensionKind::SubQuery(definition) = &model.dimension(sub_query.dimension).kind else { return String::new() };
-    let mut writer = Writer { model, literals, sources: [].iter() };
+    let mut writer = Writer::new(model, literals, [].iter());
     let inner = writer.plan(&sub_query.plan);
     let query = query_of(&sub_query.plan);
     let columns = |column: OutputColumn| format!("\"inner\".{}", quote(&column_alias(model, column)));
@@ -88,14 +88,31 @@ pub(super) struct Writer<'a, 's> {
     pub(super) literals: &'a Literals,
     /// Of the levels that are still to be written.
     sources: std::slice::Iter<'s, LeafSource<'s>>,
+    /// How many plans of the statement this one stands in.
+    depth: usize,
 }
 
-impl Writer<'_, '_> {
+impl<'a, 'l> Writer<'a, 'l> {
+    fn new(model: &'a Model, literals: &'a Literals, sources: std::slice::Iter<'l, LeafSource<'l>>) -> Self {
+        Self { model, literals, sources, depth: literals.depth.get() }
+    }
+
+    /// The name of a node's table expression. Those of a plan inside another plan must differ from its.
+    pub(super) fn cte(&self, node: usize) -> String {
+        match self.depth {
+            0 => quote(&format!("cte_{node}")),
+            depth => quote(&format!("cte_{depth}_{node}")),
+        }
+    }
+
     fn plan(&mut self, plan: &Plan) -> String {
-        match plan {
+        self.literals.depth.set(self.depth + 1);
+        let sql = match plan {
             Plan::Leaf(leaf) => self.leaf(leaf),
             Plan::Stages(stages) => self.stages(stages),
-        }
+        };
+        self.literals.depth.set(self.depth);
+        sql
     }
 
     fn leaf(&mut self, leaf: &Leaf) -> String {
@@ -144,7 +161,7 @@ impl Writer<'_, '_> {
         let mut parts = Vec::with_capacity(stages.nodes.len());
         for (number, node) in stages.nodes.iter().enumerate() {
             let sql = self.node(stages, node);
-            parts.push(format!("{} AS ({sql})", cte(number)));
+            parts.push(format!("{} AS ({sql})", self.cte(number)));
         }
         let root = &stages.nodes[stages.root];
         let (leaves, groups) = self.columns(root, "answer");
@@ -158,8 +175,12 @@ impl Writer<'_, '_> {
             format!("{sql} AS {}", quote(&column_alias(self.model, column)))
         });
         let columns: Vec<String> = columns.collect();
-        let mut sql =
-            format!("WITH {} SELECT {} FROM {} AS \"answer\"", parts.join(", "), columns.join(", "), cte(stages.root));
+        let mut sql = format!(
+            "WITH {} SELECT {} FROM {} AS \"answer\"",
+            parts.join(", "),
+            columns.join(", "),
+            self.cte(stages.root)
+        );
         if !query.measure_filters.is_empty() {
             sql.push_str(&format!(" WHERE {}", measure_filters(&scope, query)));
         }
@@ -219,7 +240,7 @@ impl Writer<'_, '_> {
         let mut seen: Vec<MeasureId> = Vec::new();
         let mut from = String::new();
         for (position, part) in parts.iter().enumerate() {
-            let (table, alias) = (cte(*part), alias(position));
+            let (table, alias) = (self.cte(*part), alias(position));
             for id in &stages.nodes[*part].values {
                 if !seen.contains(id) {
                     seen.push(*id);
@@ -246,7 +267,7 @@ impl Writer<'_, '_> {
             columns.push(format!("{} AS {}", scope.measure(*id), quote(&layout::measure_column(self.model, *id))));
         }
         let columns = if columns.is_empty() { "1 AS \"one\"".to_owned() } else { columns.join(", ") };
-        format!("SELECT {columns} FROM {} AS \"input\"", cte(input))
+        format!("SELECT {columns} FROM {} AS \"input\"", self.cte(input))
     }
 
     fn aggregate(&self, stages: &Stages, node: &Node, input: usize) -> String {
@@ -263,7 +284,7 @@ impl Writer<'_, '_> {
             let sql = aggregate(agg, &scope.stage_argument(measure));
             columns.push(format!("{sql} AS {}", quote(&layout::measure_column(self.model, *id))));
         }
-        format!("SELECT {} FROM {} AS \"input\"{}", columns.join(", "), cte(input), group_by(node.groups.len()))
+        format!("SELECT {} FROM {} AS \"input\"{}", columns.join(", "), self.cte(input), group_by(node.groups.len()))
     }
 
     fn spread(&self, stages: &Stages, node: &Node, rows: usize, values: usize) -> String {
@@ -278,7 +299,7 @@ impl Writer<'_, '_> {
             .map(|group| quote(&column_alias(self.model, *group)))
             .map(|name| same(&format!("\"rows\".{name}"), &format!("\"values\".{name}")))
             .collect();
-        let (columns, rows, values) = (columns.join(", "), cte(rows), cte(values));
+        let (columns, rows, values) = (columns.join(", "), self.cte(rows), self.cte(values));
         if on.is_empty() {
             return format!("SELECT {columns} FROM {rows} AS \"rows\" CROSS JOIN {values} AS \"values\"");
         }
@@ -306,7 +327,7 @@ impl Writer<'_, '_> {
             let alias = quote(&layout::measure_column(self.model, *id));
             columns.push(format!("CAST(rank() OVER ({}) AS BIGINT) AS {alias}", over.join(" ")));
         }
-        format!("SELECT {} FROM {} AS \"input\"", columns.join(", "), cte(input))
+        format!("SELECT {} FROM {} AS \"input\"", columns.join(", "), self.cte(input))
     }
 
     fn switch(
@@ -320,7 +341,7 @@ impl Writer<'_, '_> {
         let mut from = Vec::new();
         let mut columns = Vec::new();
         if let Some(input) = input {
-            from.push(format!("{} AS \"input\"", cte(input)));
+            from.push(format!("{} AS \"input\"", self.cte(input)));
         }
         let mut groups: HashMap<OutputColumn, String> = HashMap::new();
         for (position, id) in switches.iter().enumerate() {
@@ -349,9 +370,4 @@ impl Writer<'_, '_> {
             if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         format!("SELECT {} FROM {}{filters}", columns.join(", "), from.join(" CROSS JOIN "))
     }
-}
-
-/// The name of a node's table expression.
-pub(super) fn cte(number: usize) -> String {
-    quote(&format!("cte_{number}"))
 }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use super::expr::{aggregate, average, interval};
-use super::stages::{Writer, cte};
+use super::stages::Writer;
 use super::{Literal, group_by, quote};
 use crate::model::stage::{Extent, WindowOffset};
 use crate::model::{AggKind, DimensionId, Grain, MeasureId, MeasureKind, RollingWindow};
@@ -103,10 +103,10 @@ impl Writer<'_, '_> {
                 format!(
                     "(SELECT \"base\".*, unnest(time_series({first}, {last}, {})) AS \"bucket\" FROM {} AS \"base\")",
                     buckets.length(),
-                    cte(base)
+                    self.cte(base)
                 )
             }
-            None => cte(base),
+            None => self.cte(base),
         };
         let on = if conditions.is_empty() { "1 = 1".to_owned() } else { conditions.join(" AND ") };
         format!(
@@ -166,7 +166,7 @@ impl Writer<'_, '_> {
                 format!(
                     "SELECT unnest(\"l\") AS \"s\" FROM (SELECT time_series({first}, {last}, {length}) AS \"l\" \
                      FROM {}) AS \"ends\"",
-                    cte(rolled.base)
+                    self.cte(rolled.base)
                 )
             }
         };
@@ -199,7 +199,7 @@ impl Writer<'_, '_> {
         let (row_turn, edge_turn) = if growing.inclusive { (0, 1) } else { (1, 0) };
         let listed = |columns: &mut dyn Iterator<Item = String>| columns.map(|column| format!("{column}, ")).collect();
 
-        let source = cte(rolled.base);
+        let source = self.cte(rolled.base);
         let rows: String =
             listed(&mut dimensions.iter().chain(&values).map(|name| format!("\"rows\".{name} AS {name}")));
         let edges: String = listed(

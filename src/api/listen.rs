@@ -33,6 +33,9 @@ const MAX_HEADERS: usize = 100;
 const MAX_BUFFER_BYTES: usize = 256 * 1024;
 /// Pause after a failed accept: file handles may have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a stopping server waits for the first request of a connection that it has just accepted: it was on its way,
+/// and is told that the server stops.
+const LATE: Duration = Duration::from_secs(1);
 /// Shortest and longest time between two looks at a connection.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 
@@ -127,6 +130,12 @@ async fn connection(
     server.header_read_timeout(None).max_headers(MAX_HEADERS).max_header_size(MAX_HEAD_BYTES);
     server.max_buf_size(MAX_BUFFER_BYTES);
     let mut connection = std::pin::pin!(server.serve_connection(io, service).with_upgrades());
+    let stop = async {
+        stop.await;
+        if activity.is_new() {
+            tokio::time::sleep(LATE).await;
+        }
+    };
     let mut stop = std::pin::pin!(stop.fuse());
     let looks = limits.head.min(limits.idle).min(limits.stalled) / 4;
     let mut look = tokio::time::interval(looks.clamp(LOOKS.0, LOOKS.1));
@@ -190,6 +199,10 @@ impl Activity {
     fn doing(&self) -> MutexGuard<'_, Doing> {
         // Every change is whole: a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_new(&self) -> bool {
+        self.doing().phase == Phase::New
     }
 
     fn enter(&self, phase: Phase) {

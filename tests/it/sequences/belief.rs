@@ -117,7 +117,9 @@ impl Table {
         };
         let range = self.range?;
         let (start, end) = wanted.unwrap_or((i64::MIN, i64::MAX));
-        if !self.complete && (start < range.0 || range.1 < end) {
+        // A lambda looks at rows without a time by themselves: they are in no range.
+        let outside = start < range.0 || range.1 < end;
+        if !self.complete && outside && (wanted.is_none() || !rollup.lambda) {
             return None;
         }
         let (start, end) = (start.max(range.0), end.min(range.1));

@@ -292,6 +292,8 @@ impl<'w> Player<'w> {
             // One question: a second one may come after the next publish.
             let mut question = Question::new(&rollup.marks, rollup.partition, key.1);
             question.range = table.range.filter(|_| rollup.partition.is_some());
+            // Else the table of another zone may answer, whose versions are not known yet either.
+            known &= self.belief.covering(self.world, key, &question).is_some();
             let checked = if known { self.ask(&question, Some(key)) } else { Ok(()) };
             self.belief = before;
             checked.map_err(|fault| format!("right after a crash: {fault}"))?;

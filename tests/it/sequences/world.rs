@@ -62,7 +62,7 @@ pub(super) struct Rollup {
     dimensions: Vec<&'static str>,
     segment: bool,
     /// Whether a lambda stands in front of it; its rollup is named all the same.
-    lambda: bool,
+    pub(super) lambda: bool,
     pub(super) time: Option<Granularity>,
     pub(super) partition: Option<Granularity>,
     pub(super) scheduled: bool,

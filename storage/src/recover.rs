@@ -40,22 +40,26 @@ pub(crate) fn recover(dir: &Path, catalog: &Catalog, files: &Files) -> Result<(S
 
     let orphans: Vec<&PathBuf> = found.keys().filter(|path| !wanted.contains(*path)).collect();
     let endings = orphans.into_iter().map(|path| Ok((path, read_ending(path)?)));
+    let mut sealed = Vec::new();
     for (path, ending) in endings.collect::<Result<Vec<_>, StorageError>>()? {
-        let footer = match ending {
+        match ending {
             Ending::None(_) => continue,
-            Ending::Ours(footer) if files.path(&footer.key, footer.file) == *path => footer,
+            Ending::Ours(footer) if files.path(&footer.key, footer.file) == *path => sealed.push((path, footer)),
             // Whole, and not what we would have left: not ours to delete.
             Ending::Ours(_) | Ending::Foreign => {
                 tracing::warn!(path = %path.display(), "a Parquet file that no record names: left alone");
-                wanted.insert(path.clone());
-                continue;
             }
-        };
-        let (id, record) = published_orphan(path, &footer, last_snapshot)?;
+        }
         wanted.insert(path.clone());
+    }
+    let is_old = sealed.iter().any(|(_, footer)| footer.sequence > last_snapshot + 1);
+    for (path, footer) in sealed {
+        // Else its publish was cut off, which nobody ever saw: there is no going back to it.
+        let was_live = is_old || missing.contains_key(&(footer.key.table.clone(), footer.key.start()));
+        let record = sealed_orphan(path, &footer, was_live)?;
         snapshot.id = snapshot.id.max(footer.sequence);
-        batch.put_garbage(id, &record);
-        garbage.insert(id, GarbageFile { record, readers: Weak::new() });
+        batch.put_garbage(footer.file, &record);
+        garbage.insert(footer.file, GarbageFile { record, readers: Weak::new() });
     }
     if !missing.is_empty() {
         snapshot.id += 1;
@@ -136,11 +140,11 @@ fn live_jobs(records: Vec<crate::JobRecord>, batch: &mut Batch) -> LiveJobs {
     jobs
 }
 
-/// A file with a footer that no record names, as garbage. One such file is what a stop between footer and batch
-/// leaves. More of them, or a later one, come from a catalog that is older than the files: then they may be all
-/// that is left of what was published, and must not go unseen.
-fn published_orphan(path: &Path, footer: &Footer, last_snapshot: u64) -> Result<(FileId, GarbageRecord), StorageError> {
-    if footer.sequence > last_snapshot + 1 {
+/// A file with a footer that no record names, as garbage. One publish that was cut off between footer and batch leaves
+/// such files. Later ones come from a catalog that is older than the files: then all of them may be all that is left of
+/// what was published, and must not go unseen; so may one whose partition has lost its file.
+fn sealed_orphan(path: &Path, footer: &Footer, was_live: bool) -> Result<GarbageRecord, StorageError> {
+    if was_live {
         tracing::warn!(
             "the catalog is older than the file {} of {}: it stays for a while; to publish it, stop the server and \
              run `quarry fsck --repair`",
@@ -150,7 +154,7 @@ fn published_orphan(path: &Path, footer: &Footer, last_snapshot: u64) -> Result<
     }
     let version = PartitionRecord::of_footer(footer, extent_of(path)?);
     let (partition, size_bytes) = (footer.key.clone(), version.size_bytes);
-    Ok((footer.file, GarbageRecord { partition, size_bytes, since: SINCE_UNKNOWN, version: Some(version) }))
+    Ok(GarbageRecord { partition, size_bytes, since: SINCE_UNKNOWN, version: Some(version).filter(|_| was_live) })
 }
 
 /// Every file id that something on disk knows.

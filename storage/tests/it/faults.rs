@@ -125,6 +125,40 @@ fn a_rollback_that_fails_changes_nothing() {
     }
 }
 
+#[test]
+fn a_publish_that_was_cut_off_is_no_version_to_go_back_to() {
+    let key = key("t", 1);
+    let mut cut_off = 0;
+    for after in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::armable();
+        let with_faults =
+            || StoreOptions { faults: faults.clone(), keep_versions: 1, ..StoreOptions::new(dir.path().join("store")) };
+        let store = Store::open(with_faults()).unwrap();
+        publish(&store, &key, 1, 1);
+        faults.arm(Some(Fault { after, errno: 5, lasting: true }));
+        let published = build(&store, 2, 10);
+        let has_struck = faults.has_struck();
+        drop(store);
+        faults.arm(None);
+        let store = Store::open(with_faults()).unwrap();
+        if published.is_err() && live(&store, &key).rows == 1 {
+            cut_off += usize::from(files(dir.path()).len() == 2);
+            publish(&store, &key, 3, 20);
+            // Past the grace the version that is kept must be the one that was live.
+            store.collect_garbage(21).unwrap();
+            store.collect_garbage(100_000_000).unwrap();
+            let scope = quarry_storage::Scope::Partition(key.clone());
+            store.rollback(&scope, quarry_storage::VersionChoice::Previous, 100_000_001).unwrap();
+            assert_eq!(live(&store, &key).rows, 1, "after {after} operations");
+        }
+        if !has_struck {
+            break;
+        }
+    }
+    assert!(cut_off > 0, "no file was left between its footer and its batch");
+}
+
 /// Damages the only live file, then says what a check finds and whether a start goes well.
 #[track_caller]
 fn check_damage(damage: impl Fn(&std::path::Path), fault: &str) {

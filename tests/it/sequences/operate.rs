@@ -95,7 +95,8 @@ impl Player<'_> {
         let before = parts.get(&start).and_then(|part| part.before.clone()).expect("it was looked for");
         let built_at = one["builtAt"].as_str().and_then(instant).ok_or_else(|| told.clone())?;
         if !(before.built.0 - 1_000..=before.built.1).contains(&built_at) {
-            return Err(format!("{told}, not to what was built from {} on", format_local(before.built.0)));
+            let (since, until) = (format_local(before.built.0), format_local(before.built.1));
+            return Err(format!("{told}, not to what was built from {since} to {until}"));
         }
         parts.insert(start, Part { held: true, ..*before });
         self.tally.rolled_back += 1;

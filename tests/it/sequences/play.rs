@@ -473,8 +473,9 @@ impl<'w> Player<'w> {
             };
             let fitting: Vec<usize> = part.versions.iter().copied().filter(fits).collect();
             if fitting.is_empty() {
-                let known = &part.versions;
-                return Err(format!("partition {} is of {told:?}, not of {known:?}", format_local(*start)));
+                let (known, since) = (&part.versions, format_local(part.built.0));
+                let start = format_local(*start);
+                return Err(format!("partition {start} is of {told:?}, not of {known:?}, built from {since} on"));
             }
             part.versions = fitting;
         }

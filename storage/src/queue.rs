@@ -271,24 +271,34 @@ impl Store {
         Ok(())
     }
 
-    /// The job of a token.
+    /// The job of a token. The snapshot from here on has what a job that is done has published.
     ///
     /// # Errors
-    /// The catalog cannot be read.
+    /// The catalog cannot be read, or an earlier panic left the store in doubt.
     pub fn find_job(&self, id: &JobId) -> Result<Option<JobRecord>, StorageError> {
-        self.inner.catalog.find_job(id)
+        let job = self.inner.catalog.find_job(id)?;
+        self.wait_for_publish()?;
+        Ok(job)
     }
 
-    /// All jobs, newest first; at equal age by partition.
+    /// All jobs, newest first; at equal age by partition. The snapshot from here on has what those that are done
+    /// have published.
     ///
     /// # Errors
-    /// The catalog cannot be read.
+    /// The catalog cannot be read, or an earlier panic left the store in doubt.
     pub fn jobs(&self) -> Result<Vec<JobRecord>, StorageError> {
         let mut jobs = self.inner.catalog.jobs()?;
+        self.wait_for_publish()?;
         jobs.sort_by(|a, b| {
             (Reverse(a.created_at), &a.partition, &a.id).cmp(&(Reverse(b.created_at), &b.partition, &b.id))
         });
         Ok(jobs)
+    }
+
+    /// The catalog has the end of a job a moment before the snapshot has its partition, both under the lock. Who has
+    /// read the one waits here for the other.
+    fn wait_for_publish(&self) -> Result<(), StorageError> {
+        self.lock().map(drop)
     }
 
     /// Forgets ended jobs that ended before `ended_before`; gives their number.

@@ -314,3 +314,26 @@ fn further_partitions_of_a_table_are_claimed_together() {
     let store = open(&dir);
     assert_eq!(store.claim_more(&table("t"), 2, &mut |_| true).unwrap().len(), 4);
 }
+
+#[test]
+fn who_hears_that_a_job_is_done_sees_what_it_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let key = key("t", 1);
+    for round in 0..100 {
+        let id = store.enqueue(&[new_job(&key, "a")], round).unwrap().remove(0);
+        let jobs = store.claim(round).unwrap().expect("a job waits");
+        let file = write(&store, &key, 1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| store.publish(publication(&key, file, "", leases(&jobs)), round).unwrap());
+            let by_list = || store.jobs().unwrap().into_iter().find(|job| job.id == id);
+            loop {
+                let job = if round % 2 == 0 { store.find_job(&id).unwrap() } else { by_list() };
+                if let JobState::Done { file, .. } = job.expect("it is known").state {
+                    assert_eq!(live(&store, &key).file, file, "round {round}");
+                    break;
+                }
+            }
+        });
+    }
+}

@@ -7,6 +7,7 @@
 
 pub(crate) mod error;
 pub mod functions;
+mod memory;
 pub mod partition_table;
 pub(crate) mod pinned_files;
 pub mod resident;

@@ -9,7 +9,6 @@ use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SQLOptions;
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -23,6 +22,7 @@ use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use super::EngineOptions;
 use super::error::{EngineError, Phase, reading_failed};
 use super::functions::{DecimalPlanner, MicrosecondPlanner, aggregate_functions, scalar_functions};
+use super::memory::SharedMemory;
 use super::partition_table::{PARALLEL_ROWS, PartitionTable};
 use super::pinned_files::pinned;
 
@@ -46,7 +46,7 @@ const PARSER_DEPTH: usize = 256;
 /// The spill folder cannot be set up.
 pub(super) fn base_state(options: &EngineOptions) -> Result<SessionState> {
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes)))
+        .with_memory_pool(Arc::new(SharedMemory::new(options.memory_bytes)))
         .with_metadata_cache_limit(METADATA_CACHE_BYTES)
         // A kept listing would hide files that changed.
         .with_object_list_cache_limit(0)

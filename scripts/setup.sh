@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that what cargo cannot fetch is there: clang with its C++ library (RocksDB), libclang (its bindings),
-# python3 with venv (the checks against another SQL engine and with orchestrators), the Rust toolchain's own parts.
+# python3 with venv (the checks against another SQL engine and with orchestrators), the Rust toolchain's own parts; with
+# the argument `tests` also Node.js with npm (the checks with JavaScript clients).
 # Installs what is missing where it may; otherwise says in one line what to install and fails.
 set -eu
 
@@ -25,7 +26,11 @@ has_libclang() {
 
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
+has_node() { ! [ "${1:-}" = tests ] || { command -v node && command -v npm; } >/dev/null; }
+
+wanted=${1:-}
 missing() {
+    has_node "$wanted" || printf 'nodejs npm '
     has_cxx || printf 'clang '
     has_libclang || printf 'libclang-dev '
     has_venv || printf 'python3-venv '

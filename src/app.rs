@@ -168,6 +168,7 @@ impl App {
                 query_timeout: config.query_timeout,
                 max_queries: config.max_queries,
                 preagg_schema: config.preagg_schema.clone(),
+                web_sockets: config.web_sockets,
                 nested_folders_delimiter: config.nested_folders_delimiter.clone(),
                 patience: config.patience,
                 base_path: config.base_path.clone(),

@@ -1,8 +1,10 @@
 //! Who is let in (`http-api.md` §2, §3): the one door of every transport. A token comes in, a [`Caller`] goes out;
 //! between them are the hooks of `cube.js`, where there are any.
 
+use std::collections::BTreeMap;
+
 use axum::http::{HeaderMap, Method, Uri};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::{Access, ApiParts, extract};
@@ -57,6 +59,8 @@ pub(super) struct Caller {
     pub(super) context: Option<SecurityContext>,
     /// The operators' secret signed a token that asks for the inside of answers (§2.6).
     pub(super) signed_by_playground: bool,
+    /// What the caller may do; the settings say it where no hook does.
+    scopes: Option<Scopes>,
     /// What hooks are handed; none where there are no hooks.
     request: Option<Value>,
     /// The groups that a hook has put the caller in.
@@ -85,6 +89,17 @@ impl Caller {
         }
     }
 
+    /// Equal for callers to whom every question is answered alike.
+    pub(super) fn key(&self) -> String {
+        let mut request = self.request.clone().unwrap_or_default();
+        if let Some(request) = request.as_object_mut() {
+            request.remove("requestId");
+        }
+        let context = self.context.as_ref().map(|context| sorted(&context.0));
+        let scopes = self.scopes.as_ref().map(Scopes::words);
+        json!([context, self.signed_by_playground, scopes, sorted(&request), self.groups]).to_string()
+    }
+
     /// The request context that hooks are handed.
     pub(super) fn request(&self) -> Value {
         self.request.clone().unwrap_or_else(|| Value::Object(Map::new()))
@@ -98,12 +113,32 @@ impl Caller {
 pub(super) async fn admit(parts: &ApiParts, access: Access, entrant: &Entrant<'_>) -> Result<Caller, ApiError> {
     match (access, &parts.hooks) {
         (Access::Public, _) => Ok(Caller::default()),
-        (Access::Scoped(scope), Some(hooks)) => Box::pin(admit_by_hooks(parts, hooks, entrant, scope)).await,
-        (Access::Scoped(scope), None) => {
+        (access, Some(hooks)) => Box::pin(admit_by_hooks(parts, hooks, entrant, access)).await,
+        (access, None) => {
             let caller = authenticate(parts, entrant.token).await?;
-            parts.scopes.check(scope)?;
+            permit(parts, access, &caller)?;
             Ok(caller)
         }
+    }
+}
+
+/// Lets a caller to an endpoint who was admitted before.
+pub(super) fn permit(parts: &ApiParts, access: Access, caller: &Caller) -> Result<(), AuthError> {
+    match access {
+        Access::Public | Access::Authenticated => Ok(()),
+        Access::Scoped(scope) => caller.scopes.as_ref().unwrap_or(&parts.scopes).check(scope),
+    }
+}
+
+/// The value with the keys of its objects sorted.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let entries: BTreeMap<&String, &Value> = map.iter().collect();
+            Value::Object(entries.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        plain => plain.clone(),
     }
 }
 
@@ -111,7 +146,7 @@ async fn admit_by_hooks(
     parts: &ApiParts,
     hooks: &Hooks,
     entrant: &Entrant<'_>,
-    scope: Scope,
+    access: Access,
 ) -> Result<Caller, ApiError> {
     let operator = entrant.token.and_then(|token| parts.verifier.verify_playground(token).ok()).map(playground);
     let checks = hooks.has("checkAuth") && operator.is_none();
@@ -129,10 +164,9 @@ async fn admit_by_hooks(
         scopes: Some(parts.scopes.words()),
     };
     let admission = hooks.admit(&entrant.head(), entry).await?;
-    match &admission.scopes {
-        Some(words) => of_hook(words)?.check(scope)?,
-        None => parts.scopes.check(scope)?,
-    }
+    let scopes = admission.scopes.as_deref().map(of_hook).transpose()?;
+    let caller = Caller { scopes, ..caller };
+    permit(parts, access, &caller)?;
     let context = admission.security_context().cloned().map(SecurityContext);
     if let Some(SecurityContext(odd)) = context.as_ref().filter(|context| !context.0.is_object()) {
         tracing::warn!(request_id = entrant.id, "the security context is no object but {odd}");

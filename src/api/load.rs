@@ -14,6 +14,7 @@ use super::annotation::{annotation, time_key};
 use super::echo::{COMPARED_KEY, echo, pivot_query};
 use super::error::{ApiError, json_response};
 use super::explain::{describe, is_wanted};
+use super::live::Footprint;
 use super::question::{Question, query_type};
 use super::rows::{RowKey, Values, write_data};
 use super::{ApiParts, Call, wire};
@@ -59,6 +60,10 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiEr
         asked.truncate(1);
     }
     let answers = answer_all(parts, &current.rollups, &snapshot, &asked).await?;
+    if let Some(place) = &call.followed {
+        // Whoever looked before us looked at the same.
+        let _ = place.set(Footprint::of(&current.rollups, &asked, &answers)?);
+    }
     let mut explanations = Vec::with_capacity(asked.len());
     for part in &asked {
         let found = if explained { Some(explain(&current.rollups, &snapshot, &part.query)?) } else { None };

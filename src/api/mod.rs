@@ -15,6 +15,7 @@ mod extract;
 mod health;
 mod jobs;
 mod listen;
+mod live;
 mod load;
 mod meta;
 mod question;
@@ -30,8 +31,7 @@ mod wire;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -43,6 +43,8 @@ use futures::future::BoxFuture;
 use quarry_storage::Store;
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
@@ -76,6 +78,8 @@ pub const BASE_PATH: &str = "/cubejs-api";
 enum Access {
     /// Nothing: no token is looked at.
     Public,
+    /// A valid token, whatever its caller may do.
+    Authenticated,
     /// A valid token whose caller has the scope.
     Scoped(Scope),
 }
@@ -266,6 +270,8 @@ pub struct ApiOptions {
     pub max_queries: usize,
     /// Prefix of table names shown to clients.
     pub preagg_schema: String,
+    /// Whether requests may become sockets.
+    pub web_sockets: bool,
     /// Between the names of nested folders in metadata without nesting; their members are merged when it is empty.
     pub nested_folders_delimiter: String,
     /// How long a stopping server waits for what it is doing.
@@ -320,13 +326,32 @@ pub struct ApiState(Arc<Shared>);
 
 struct Shared {
     parts: ApiParts,
-    closing: AtomicBool,
+    /// Fires when nothing new is taken any more.
+    closing: CancellationToken,
+    /// Open sockets.
+    sockets: TaskTracker,
+    /// What is subscribed to.
+    live: live::Topics,
 }
 
 impl ApiState {
     /// Over its parts.
     pub fn new(parts: ApiParts) -> Self {
-        Self(Arc::new(Shared { parts, closing: AtomicBool::new(false) }))
+        let (closing, sockets) = (CancellationToken::new(), TaskTracker::new());
+        Self(Arc::new(Shared { parts, closing, sockets, live: live::Topics::default() }))
+    }
+
+    /// What an endpoint answers to a call that did not come over HTTP.
+    async fn perform(&self, path: &str, call: Call) -> Response<Body> {
+        let parts = &self.0.parts;
+        let (id, sees_inside) = (call.id.clone(), call.caller.sees_inside(parts));
+        let answering = async {
+            let route = ROUTES.iter().find(|route| route.path == path);
+            let route = route.ok_or_else(|| ApiError::Internal(format!("no endpoint {path}")))?;
+            access::permit(parts, route.access, &call.caller)?;
+            (route.handle)(parts, &call).await
+        };
+        guarded(answering).await.unwrap_or_else(|error| error.into_response(&id, sees_inside))
     }
 }
 
@@ -337,6 +362,7 @@ impl fmt::Debug for ApiState {
 }
 
 /// A request that was let in.
+#[derive(Default)]
 struct Call {
     id: String,
     caller: Caller,
@@ -346,6 +372,8 @@ struct Call {
     url: Map<String, Value>,
     /// The URL's query on GET, the body's keys on POST.
     arguments: Map<String, Value>,
+    /// Where to say what the answer rests on, for callers who will ask again.
+    followed: Option<Arc<OnceLock<live::Footprint>>>,
 }
 
 /// Serves until `shutdown` ends, then finishes running requests and builds, as long as
@@ -353,12 +381,24 @@ struct Call {
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future<Output = ()> + Send + 'static) {
     let options = &state.0.parts.options;
     jobs::webhook::resume(&state.0.parts).await;
+    if options.web_sockets {
+        live::start(&state);
+    }
     let closing = async {
         shutdown.await;
         tracing::info!("shutting down");
-        state.0.closing.store(true, Ordering::SeqCst);
+        state.0.closing.cancel();
     };
-    listen::serve(listener, router(state.clone()), &options.connections, closing, options.patience).await;
+    let serving = listen::serve(listener, router(state.clone()), &options.connections, closing, options.patience);
+    // Sockets are no connections of the listener any more: they end by themselves when it closes.
+    let sockets = async {
+        state.0.closing.cancelled().await;
+        state.0.sockets.close();
+        if tokio::time::timeout(options.patience, state.0.sockets.wait()).await.is_err() {
+            tracing::warn!("some sockets did not end in time");
+        }
+    };
+    tokio::join!(serving, sockets);
     state.0.parts.refresher.shut_down(options.patience).await;
 }
 
@@ -389,8 +429,12 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
     let parts = &state.0.parts;
     let id = extract::request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    if state.0.closing.load(Ordering::SeqCst) {
+    if state.0.closing.is_cancelled() {
         return error::shutting_down(parts.options.patience);
+    }
+    if parts.options.web_sockets && live::is_wanted(request.headers()) {
+        let upgraded = guarded(live::upgrade(state.clone(), request)).await;
+        return upgraded.unwrap_or_else(|error| error.into_response(&id, parts.options.dev_mode));
     }
     let Some((route, name)) = find_route(&method, &path, &parts.options.base_path) else {
         return error::unknown_route(method.as_str(), &path);
@@ -410,7 +454,8 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
         let limits = (parts.options.max_request_bytes, parts.options.body_timeout);
         let answered = async {
             let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, limits).await?;
-            let call = Call { id: id.clone(), caller, name, url: extract::url_arguments(&head.uri), arguments };
+            let url = extract::url_arguments(&head.uri);
+            let call = Call { id: id.clone(), caller, name, url, arguments, followed: None };
             (route.handle)(parts, &call).await
         };
         answered.await.map_err(|error| (error, sees_inside))
@@ -422,6 +467,12 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
     let elapsed = started.elapsed();
     tracing::debug!(request_id = id, %method, path, status = response.status().as_u16(), ?elapsed, "answered");
     response
+}
+
+/// The work, or what its panic says: that is a mistake of ours, which costs one call and no others.
+async fn guarded(work: impl Future<Output = Result<Response<Body>, ApiError>>) -> Result<Response<Body>, ApiError> {
+    let worked = AssertUnwindSafe(work).catch_unwind().await;
+    worked.unwrap_or_else(|panic| Err(ApiError::Internal(panic_text(&*panic))))
 }
 
 impl Call {

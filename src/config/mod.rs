@@ -91,6 +91,8 @@ pub struct Config {
     pub preagg_schema: String,
     /// `CUBEJS_NESTED_FOLDERS_DELIMITER`: how `folders` of the metadata name nested folders; they are merged without.
     pub nested_folders_delimiter: String,
+    /// `CUBEJS_WEB_SOCKETS`: whether requests may become sockets.
+    pub web_sockets: bool,
     /// `CUBEJS_GRACEFUL_SHUTDOWN`: how long a stopping server waits for what it is doing.
     pub patience: Duration,
     /// `CUBEJS_BASE_PATH`: what the paths of Cube's endpoints begin with.
@@ -161,7 +163,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_SQL_USER",
     "CUBEJS_TESSERACT_SQL_PLANNER",
     "CUBEJS_TOUCH_PRE_AGG_TIMEOUT",
-    "CUBEJS_WEB_SOCKETS",
 ];
 
 impl Config {
@@ -265,6 +266,7 @@ impl Config {
             }),
             nested_folders_delimiter: read.values.get("CUBEJS_NESTED_FOLDERS_DELIMITER").cloned().unwrap_or_default(),
             memory_bytes: read.bytes("QUARRY_MEMORY", 2 << 30, (64 << 20)..=usize::MAX),
+            web_sockets: read.boolean("CUBEJS_WEB_SOCKETS", false),
             patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
             base_path: read.base_path(),
             cors: read.cors(),
@@ -648,8 +650,8 @@ mod tests {
 
     #[test]
     fn settings_without_effect_are_warned_about() {
-        let config = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_WEB_SOCKETS", "true")]).expect("valid");
-        assert_eq!(config.warnings, ["CUBEJS_WEB_SOCKETS has no effect in this version of Quarry"]);
+        let config = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_APP", "shop")]).expect("valid");
+        assert_eq!(config.warnings, ["CUBEJS_APP has no effect in this version of Quarry"]);
     }
 
     #[test]

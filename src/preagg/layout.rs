@@ -88,12 +88,21 @@ pub fn stored_time_column(model: &Model, time: PreaggTime) -> String {
 ///
 /// `definition` is that text; callers pass the build statement without partition bounds.
 pub fn table_id(model: &Model, preagg: PreaggId, zone: Zone, definition: &str) -> TableId {
-    let cube = model.cube(preagg.cube);
-    let rollup = model.preagg(preagg);
+    let (cube, rollup) = (model.cube(preagg.cube), model.preagg(preagg));
     let digest = xxhash_rust::xxh3::xxh3_64(format!("{LAYOUT_VERSION}\n{zone}\n{definition}").as_bytes());
     let zone: String = zone.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    let mut name = format!("{}.{}", cube.name, rollup.name);
-    name.truncate(130);
-    let text = format!("{}@{zone}-{digest:016x}", name.trim_start_matches('.'));
+    let text = format!("{}@{zone}-{digest:016x}", stem(&cube.name, &rollup.name));
     TableId::new(&text).expect("identifiers, a zone's letters and a digest are allowed characters")
+}
+
+/// What the names of all tables of a rollup begin with, whatever their zone and content.
+pub fn stem(cube: &str, rollup: &str) -> String {
+    let mut name = format!("{cube}.{rollup}");
+    name.truncate(130);
+    name.trim_start_matches('.').to_owned()
+}
+
+/// The [`stem`] of a table's name.
+pub fn stem_of(table: &TableId) -> &str {
+    table.as_str().split('@').next().unwrap_or_default()
 }

@@ -12,10 +12,7 @@ use crate::server::{environment, root};
 /// The Python of a virtual environment that pip made with these arguments. It is kept in the cache folder, and made
 /// anew when `arguments` or `pins` (the text of what they name) have changed.
 pub(crate) fn virtual_environment(name: &str, arguments: &[&str], pins: &str) -> PathBuf {
-    let cache = environment("QUARRY_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(environment("HOME").expect("HOME is set")).join(".cache").join("quarry"));
-    fs::create_dir_all(&cache).expect("the cache folder can be created");
+    let cache = cache_folder();
     let lock = File::create(cache.join(format!("{name}.lock"))).expect("a lock file");
     lock.lock().expect("the lock can be taken");
     let venv = cache.join(name);
@@ -32,6 +29,15 @@ pub(crate) fn virtual_environment(name: &str, arguments: &[&str], pins: &str) ->
     run(pip.args(arguments), name);
     fs::write(made, recipe).expect("the cache folder can be written");
     python
+}
+
+/// Where what is made once is kept.
+pub(crate) fn cache_folder() -> PathBuf {
+    let cache = environment("QUARRY_CACHE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(environment("HOME").expect("HOME is set")).join(".cache").join("quarry"));
+    fs::create_dir_all(&cache).expect("the cache folder can be created");
+    cache
 }
 
 fn run(command: &mut Command, name: &str) {

@@ -323,6 +323,14 @@ impl Server {
         tokens.len()
     }
 
+    /// Bytes of memory that the process holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let id = self.child.lock().expect("no test panics while it holds the lock").id().to_string();
+        let said = Command::new("ps").args(["-o", "rss=", "-p", &id]).output().expect("ps can be started");
+        let kilobytes = String::from_utf8_lossy(&said.stdout).trim().parse::<usize>().expect("a number of kilobytes");
+        kilobytes * 1024
+    }
+
     /// Ends the process at once, as `kill -9` does.
     pub(crate) fn kill(&self) -> ExitStatus {
         let mut child = self.child.lock().expect("no test panics while it holds the lock");

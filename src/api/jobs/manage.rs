@@ -36,7 +36,8 @@ pub(in super::super) async fn start(parts: &ApiParts, call: &Call) -> Result<Res
     if !arguments.is_empty() {
         arguments.entry("action").or_insert_with(|| json!("post"));
     }
-    let call = Call { id: call.id.clone(), caller: call.caller.clone(), name: None, url: call.url.clone(), arguments };
+    let call =
+        Call { id: call.id.clone(), caller: call.caller.clone(), url: call.url.clone(), arguments, ..Call::default() };
     super::jobs(parts, &call).await
 }
 

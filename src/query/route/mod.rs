@@ -10,16 +10,18 @@ mod raw_rows;
 mod reason;
 mod times;
 
+use std::collections::BTreeSet;
+
 use quarry_storage::Snapshot;
 
 pub use self::compose::FromSource;
 use self::fit::Fit;
 pub use self::reason::{Culprit, Reason};
-use super::plan::{Shape, hints};
+use super::plan::{Shape, hints, plan};
 use super::rollups::{Rollups, shape_of};
 use super::scan::{Rest, Scan};
 use super::{Query, QueryError};
-use crate::model::{Model, Preagg, PreaggId, PreaggKind};
+use crate::model::{CubeId, Model, Preagg, PreaggId, PreaggKind};
 use crate::preagg::coverage::Uncovered;
 use crate::time::Zone;
 
@@ -120,6 +122,34 @@ pub fn candidates(rollups: &Rollups, snapshot: &Snapshot, query: &Query, shape: 
     let look =
         |preagg: &Preagg| Candidate { preagg: preagg.id, found: candidate(rollups, snapshot, query, shape, preagg) };
     preaggs.map(look).collect()
+}
+
+/// Every rollup whose stored rows may come to have a part in the answer: those of all cubes of the query, and what they
+/// are put together from.
+///
+/// # Errors
+/// The query cannot be planned.
+pub fn concerned(model: &Model, query: &Query) -> Result<BTreeSet<PreaggId>, QueryError> {
+    let mut cubes = BTreeSet::new();
+    for leaf in plan(model, query)?.leaves() {
+        cubes.extend(hints(model, &leaf.query).into_iter().flatten());
+        collect_cubes(&leaf.shape, &mut cubes);
+    }
+    let mut found = BTreeSet::new();
+    for preagg in cubes.into_iter().flat_map(|cube| &model.cube(cube).preaggs) {
+        found.insert(preagg.id);
+        if let PreaggKind::Join { rollups } | PreaggKind::Lambda { rollups, .. } = &preagg.kind {
+            found.extend(rollups);
+        }
+    }
+    Ok(found)
+}
+
+fn collect_cubes(shape: &Shape, cubes: &mut BTreeSet<CubeId>) {
+    cubes.extend(shape.tree.cubes());
+    for leaf in shape.sub_queries.iter().flat_map(|sub_query| sub_query.plan.leaves()) {
+        collect_cubes(&leaf.shape, cubes);
+    }
 }
 
 fn candidate(

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use quarry_storage::{ErrorKind, StorageError, Store};
 
-use crate::api::{ApiOptions, ApiParts, ApiState, Cors, CorsError, Probes};
+use crate::api::{ApiOptions, ApiParts, ApiState, Cors, CorsError, GraphqlSchemas, Probes};
 use crate::auth::jwt::{KeyError, Verifier};
 use crate::auth::scope::Scopes;
 use crate::config::Config;
@@ -162,6 +162,7 @@ impl App {
                 timezone: config.timezone,
                 allow_hidden: config.dev_mode,
             },
+            graphql: GraphqlSchemas::default(),
             options: ApiOptions {
                 dev_mode: config.dev_mode,
                 max_request_bytes: config.max_request_bytes,

@@ -114,6 +114,17 @@ impl ApiError {
         }
     }
 
+    /// What the client may read of it, for answers that are not JSON errors.
+    ///
+    /// # Errors
+    /// It is a mistake of ours, of which nothing is shown.
+    pub(super) fn public_text(self) -> Result<String, Self> {
+        match self {
+            Self::Internal(_) => Err(self),
+            shown => Ok(shown.face().text),
+        }
+    }
+
     /// The answer; errors of ours are logged with the request's id. `show_request_id` is for
     /// development mode and operators.
     pub(super) fn into_response(self, request_id: &str, show_request_id: bool) -> Response<Body> {

@@ -12,6 +12,7 @@ mod echo;
 mod error;
 mod explain;
 mod extract;
+mod graphql;
 mod health;
 mod jobs;
 mod listen;
@@ -62,6 +63,7 @@ use crate::tasks::Tasks;
 use crate::time::Clock;
 
 pub use self::cors::{Cors, CorsError, CorsOptions, CorsOrigin};
+pub use self::graphql::Schemas as GraphqlSchemas;
 pub use self::health::Probes;
 pub use self::listen::ConnectionLimits;
 pub use self::store::describe_rollback;
@@ -158,6 +160,18 @@ static ROUTES: &[Route] = &[
         path: "/quarry/v1/explain",
         access: Access::Scoped(Scope::Data),
         handle: |parts, call| explain::explain_query(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::GET, Method::POST],
+        path: "/cubejs-api/graphql",
+        access: Access::Scoped(Scope::Graphql),
+        handle: |parts, call| graphql::graphql(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-api/v1/graphql-to-json",
+        access: Access::Authenticated,
+        handle: |parts, call| graphql::to_json(parts, call).boxed(),
     },
     Route {
         methods: &[Method::GET],
@@ -308,6 +322,8 @@ pub struct ApiParts {
     pub scopes: Scopes,
     /// Defaults and bounds of queries.
     pub limits: Limits,
+    /// What GraphQL knows of the model.
+    pub graphql: graphql::Schemas,
     /// Settings.
     pub options: ApiOptions,
     /// What the probes found last.
@@ -497,6 +513,8 @@ mod tests {
         let public: Vec<&str> =
             ROUTES.iter().filter(|route| route.access == Access::Public).map(|route| route.path).collect();
         assert_eq!(public, ["/", "/livez", "/readyz"]);
+        let open = ROUTES.iter().filter(|route| route.access == Access::Authenticated).map(|route| route.path);
+        assert_eq!(open.collect::<Vec<_>>(), ["/cubejs-api/v1/graphql-to-json"]);
     }
 
     #[test]

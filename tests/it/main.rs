@@ -15,6 +15,7 @@ mod errors;
 mod events;
 mod faults;
 mod generate;
+mod graphql;
 mod hooks;
 mod jobs;
 mod key_server;

@@ -68,6 +68,12 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Somebody with this payload, as hooks would leave it.
+    #[cfg(test)]
+    pub(super) fn with(context: SecurityContext) -> Self {
+        Self { context: Some(context), ..Self::default() }
+    }
+
     /// Whether hidden members, request ids and names of tables are for this caller's eyes.
     pub(super) fn sees_inside(&self, parts: &ApiParts) -> bool {
         parts.options.dev_mode || self.signed_by_playground

@@ -252,7 +252,7 @@ mod tests {
 
     fn key(context: Value, query: Value) -> Key {
         let arguments = json!({ "query": query });
-        let caller = Caller { context: Some(SecurityContext(context)), ..Caller::default() };
+        let caller = Caller::with(SecurityContext(context));
         key_of(&caller, arguments.as_object().expect("an object"))
     }
 

@@ -171,6 +171,7 @@ impl App {
                 preagg_schema: config.preagg_schema.clone(),
                 web_sockets: config.web_sockets,
                 nested_folders_delimiter: config.nested_folders_delimiter.clone(),
+                refresh_zones: config.refresh_zones.clone(),
                 patience: config.patience,
                 base_path: config.base_path.clone(),
                 cors: Cors::new(&config.cors)?,

@@ -19,6 +19,7 @@ mod listen;
 mod live;
 mod load;
 mod meta;
+mod openapi;
 mod question;
 mod refresh;
 mod rewrite;
@@ -26,6 +27,7 @@ mod rows;
 mod shown;
 mod sql;
 mod store;
+mod system;
 mod transformed;
 mod wire;
 
@@ -60,7 +62,7 @@ use crate::query::policy::Asker;
 use crate::query::rollups::CurrentModel;
 use crate::refresh::Refresher;
 use crate::tasks::Tasks;
-use crate::time::Clock;
+use crate::time::{Clock, Zone};
 
 pub use self::cors::{Cors, CorsError, CorsOptions, CorsOrigin};
 pub use self::graphql::Schemas as GraphqlSchemas;
@@ -84,9 +86,15 @@ enum Access {
     Authenticated,
     /// A valid token whose caller has the scope.
     Scoped(Scope),
+    /// A token of the operators' secret; without that secret the endpoint does not exist.
+    Operator,
 }
 
 impl Route {
+    fn is_there(&self, parts: &ApiParts) -> bool {
+        self.access != Access::Operator || parts.verifier.has_playground()
+    }
+
     /// Whether the path is this endpoint's, and what stands for `{name}` in it.
     fn matches<'p>(&self, path: &'p str) -> Option<Option<&'p str>> {
         match self.path.split_once("{name}") {
@@ -258,6 +266,66 @@ static ROUTES: &[Route] = &[
         handle: |parts, call| jobs::manage::retry(parts, call).boxed(),
     },
     Route {
+        methods: &[Method::GET],
+        path: "/cubejs-api/v1/openapi.json",
+        access: Access::Public,
+        handle: |parts, _| async { Ok(openapi::document(parts)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/quarry/docs",
+        access: Access::Public,
+        handle: |parts, _| async { Ok(openapi::page(parts)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/cubejs-system/v1/context",
+        access: Access::Operator,
+        handle: |parts, _| async { Ok(system::context(parts)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/cubejs-system/v1/pre-aggregations",
+        access: Access::Operator,
+        handle: |parts, call| async { Ok(system::definitions(parts, call)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/cubejs-system/v1/pre-aggregations/security-contexts",
+        access: Access::Operator,
+        handle: |_, _| async { Ok(system::contexts()) }.boxed(),
+    },
+    Route {
+        methods: &[Method::GET],
+        path: "/cubejs-system/v1/pre-aggregations/timezones",
+        access: Access::Operator,
+        handle: |parts, _| async { Ok(system::zones(parts)) }.boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-system/v1/pre-aggregations/partitions",
+        access: Access::Operator,
+        handle: |parts, call| system::partitions(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-system/v1/pre-aggregations/build",
+        access: Access::Operator,
+        handle: |parts, call| system::build(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-system/v1/pre-aggregations/queue",
+        access: Access::Operator,
+        handle: |parts, _| system::queue(parts).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-system/v1/pre-aggregations/cancel",
+        access: Access::Operator,
+        handle: |parts, call| system::cancel(parts, call).boxed(),
+    },
+    Route {
         methods: &[Method::POST],
         path: "/quarry/v1/rollback",
         access: Access::Scoped(Scope::Jobs),
@@ -288,6 +356,8 @@ pub struct ApiOptions {
     pub web_sockets: bool,
     /// Between the names of nested folders in metadata without nesting; their members are merged when it is empty.
     pub nested_folders_delimiter: String,
+    /// Zones that the background builds for.
+    pub refresh_zones: Vec<Zone>,
     /// How long a stopping server waits for what it is doing.
     pub patience: Duration,
     /// What the paths of Cube's endpoints begin with, without `/` at its end.
@@ -452,7 +522,8 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
         let upgraded = guarded(live::upgrade(state.clone(), request)).await;
         return upgraded.unwrap_or_else(|error| error.into_response(&id, parts.options.dev_mode));
     }
-    let Some((route, name)) = find_route(&method, &path, &parts.options.base_path) else {
+    let found = find_route(&method, &path, &parts.options.base_path);
+    let Some((route, name)) = found.filter(|(route, _)| route.is_there(parts)) else {
         return error::unknown_route(method.as_str(), &path);
     };
     let (head, body) = request.into_parts();
@@ -512,7 +583,7 @@ mod tests {
     fn every_route_but_the_probes_needs_a_scope() {
         let public: Vec<&str> =
             ROUTES.iter().filter(|route| route.access == Access::Public).map(|route| route.path).collect();
-        assert_eq!(public, ["/", "/livez", "/readyz"]);
+        assert_eq!(public, ["/", "/livez", "/readyz", "/cubejs-api/v1/openapi.json", "/quarry/docs"]);
         let open = ROUTES.iter().filter(|route| route.access == Access::Authenticated).map(|route| route.path);
         assert_eq!(open.collect::<Vec<_>>(), ["/cubejs-api/v1/graphql-to-json"]);
     }

@@ -23,6 +23,8 @@ use crate::time::format_local;
 pub struct Preview {
     /// `cube.rollup`.
     pub preagg: String,
+    /// The stored table.
+    pub table: TableId,
     /// The zone's name.
     pub timezone: String,
     /// The security context, as sent.
@@ -118,6 +120,7 @@ impl Refresher {
                 for (bucket, (published, freshness)) in chosen.buckets.iter().zip(found) {
                     previews.push(Preview {
                         preagg: target.path.clone(),
+                        table: target.table.clone(),
                         timezone: target.zone.name().to_owned(),
                         context: context.clone(),
                         bucket: *bucket,

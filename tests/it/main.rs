@@ -8,7 +8,10 @@ mod auth;
 mod cli;
 mod clients;
 mod conformance;
+#[cfg(target_os = "linux")]
+mod connections;
 mod crash;
+mod description;
 mod differential;
 mod duckdb;
 mod errors;
@@ -36,9 +39,11 @@ mod sequences;
 mod server;
 mod sockets;
 mod states;
+mod system;
 mod tables;
 mod tpch;
 mod transport;
+mod traps;
 
 mod commands;
 mod manage;

@@ -50,8 +50,8 @@ fn fault(found: &Diagnostic) -> Value {
 }
 
 /// A model in the eyes of one caller.
-struct Viewer<'a> {
-    model: &'a Model,
+pub(super) struct Viewer<'a> {
+    pub(super) model: &'a Model,
     asker: &'a Asker,
     /// With SQL, joins and rollups.
     extended: bool,
@@ -62,7 +62,7 @@ struct Viewer<'a> {
 }
 
 impl<'a> Viewer<'a> {
-    fn new(parts: &'a ApiParts, call: &Call, model: &'a Model, asker: &'a Asker) -> Self {
+    pub(super) fn new(parts: &'a ApiParts, call: &Call, model: &'a Model, asker: &'a Asker) -> Self {
         let all = call.caller.sees_inside(parts);
         Self { model, asker, extended: false, all, delimiter: &parts.options.nested_folders_delimiter }
     }

@@ -35,7 +35,7 @@ impl Viewer<'_> {
         json!({"name": name, "sql": self.sql(owner, &join.sql), "relationship": relationship})
     }
 
-    fn rollup(&self, cube: &Cube, rollup: &Preagg) -> Value {
+    pub(in crate::api) fn rollup(&self, cube: &Cube, rollup: &Preagg) -> Value {
         let list = |members: Vec<MemberId>| -> Option<Value> {
             let names: Vec<String> = members.into_iter().map(|member| self.reference(cube.id, member)).collect();
             (!names.is_empty()).then(|| json!(format!("[{}]", names.join(", "))))

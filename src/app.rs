@@ -15,12 +15,13 @@ use crate::config::Config;
 use crate::engine::resident::Resident;
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::hooks::Hooks;
-use crate::model::Diagnostic;
 use crate::model::compile::compile_project;
+use crate::model::{Diagnostic, Model};
 use crate::query::execute::{QueryService, Schemas};
 use crate::query::normalize::Limits;
 use crate::query::rollups::{CurrentModel, Rollups};
 use crate::query::route::FromSource;
+use crate::query::tenants::{KeptModels, Tenants};
 use crate::refresh::{RefreshOptions, RefreshParts, Refresher};
 use crate::sources::Source;
 use crate::tasks::Tasks;
@@ -34,6 +35,8 @@ const REST_SHARE: usize = 4;
 const BUILD_SHARES: usize = 4;
 /// Less is not worth a portion of its own.
 const MIN_SORT_BYTES: usize = 1 << 20;
+/// Compiled models that are kept where each app has its own, unless `compilerCacheSize` says otherwise.
+const MOST_MODELS: usize = 250;
 /// How often development mode looks for changed model files.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -42,6 +45,8 @@ pub struct App {
     config: Config,
     store: Store,
     model: Arc<ArcSwap<CurrentModel>>,
+    hooks: Option<Hooks>,
+    tenants: Option<Tenants>,
     queries: QueryService,
     refresher: Refresher,
     clock: Clock,
@@ -88,7 +93,14 @@ impl App {
     /// See [`StartError`]; nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let clock = Clock::System;
-        let current = load_model(&config).map_err(StartError::Model)?;
+        let hooks = config.cube.as_ref().map(Hooks::new);
+        let tenants = hooks.as_ref().and_then(|hooks| tenants(&config, hooks, clock));
+        let current = match load_model(&config, None) {
+            Ok(current) => current,
+            // Each app has its own, and nobody may have that of the empty context.
+            Err(faults) if tenants.is_some() => without_model(faults),
+            Err(faults) => return Err(StartError::Model(faults)),
+        };
         for warning in &current.diagnostics {
             tracing::warn!("{warning}");
         }
@@ -114,6 +126,8 @@ impl App {
             store: store.clone(),
             sources: Arc::new(build_sources),
             rollups: Arc::new(move || Arc::clone(&current_rollups.load().rollups)),
+            hooks: hooks.clone(),
+            tenants: tenants.clone(),
             clock,
         };
         let builds: usize = sources.keys().map(|name| config.concurrency.on(name)).sum();
@@ -130,7 +144,7 @@ impl App {
             sort_bytes: (config.build_memory_bytes / BUILD_SHARES / builds / 2).max(MIN_SORT_BYTES),
         };
         let refresher = Refresher::start(parts, options);
-        let app = Self { config, store, model, queries, refresher, clock, tasks: Tasks::new() };
+        let app = Self { config, store, model, hooks, tenants, queries, refresher, clock, tasks: Tasks::new() };
         if app.config.dev_mode {
             app.spawn_reload();
         }
@@ -152,7 +166,8 @@ impl App {
             refresher: self.refresher.clone(),
             tasks: self.tasks.clone(),
             clock: self.clock,
-            hooks: config.cube.as_ref().map(Hooks::new),
+            hooks: self.hooks.clone(),
+            tenants: self.tenants.clone(),
             verifier,
             scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),
             limits: Limits {
@@ -202,14 +217,19 @@ impl App {
     /// one keeps serving.
     fn spawn_reload(&self) {
         let (config, model, stop) = (self.config.clone(), Arc::clone(&self.model), self.tasks.stop_signal());
+        let tenants = self.tenants.clone();
         self.tasks.spawn("model reload", move || {
             let (config, model, stop) = (config.clone(), Arc::clone(&model), stop.clone());
+            let tenants = tenants.clone();
             async move {
                 let mut seen = stamp(&config.model_dir);
                 while stop.run_until_cancelled(tokio::time::sleep(RELOAD_INTERVAL)).await.is_some() {
                     let now = stamp(&config.model_dir);
                     if now != seen {
                         seen = now;
+                        if let Some(tenants) = &tenants {
+                            tenants.forget();
+                        }
                         // Scripts of a model may take their time.
                         let (config, model) = (config.clone(), Arc::clone(&model));
                         if let Err(error) = tokio::task::spawn_blocking(move || reload(&config, &model)).await {
@@ -222,15 +242,39 @@ impl App {
     }
 }
 
-fn load_model(config: &Config) -> Result<CurrentModel, Vec<Diagnostic>> {
-    let compiled = compile_project(&config.project, &config.model_dir, &config.compile_context())?;
+/// The models of several contexts, where `cube.js` asks for that.
+fn tenants(config: &Config, hooks: &Hooks, clock: Clock) -> Option<Tenants> {
+    let options = config.cube.as_ref()?.options();
+    let most = options.number("compilerCacheSize").and_then(|most| usize::try_from(most).ok());
+    let kept = KeptModels {
+        most: most.filter(|most| *most > 0).unwrap_or(MOST_MODELS),
+        longest: options.number("maxCompilerCacheKeepAlive").map(Duration::from_millis),
+        renewed: options.flag("updateCompilerCacheKeepAlive").unwrap_or(false),
+    };
+    let config = config.clone();
+    Tenants::of(hooks, kept, clock, move |context| load_model(&config, Some(context)))
+}
+
+/// Nothing to ask for; the faults are told as warnings.
+fn without_model(faults: Vec<Diagnostic>) -> CurrentModel {
+    let rollups = Rollups::new(Arc::new(Model::new(0, Vec::new())));
+    CurrentModel { rollups: Arc::new(rollups), diagnostics: faults, preagg_schema: None }
+}
+
+/// The model for a security context; without one, for the empty context.
+fn load_model(config: &Config, context: Option<&serde_json::Value>) -> Result<CurrentModel, Vec<Diagnostic>> {
+    let mut compile_context = config.compile_context();
+    if let Some(context) = context {
+        compile_context.security_context.clone_from(context);
+    }
+    let compiled = compile_project(&config.project, &config.model_dir, &compile_context)?;
     let from_source = FromSource { never: config.rollup_only, gaps: config.fill_from_source };
     let rollups = Rollups::new(Arc::new(compiled.model)).with_source(from_source);
-    Ok(CurrentModel { rollups: Arc::new(rollups), diagnostics: compiled.warnings })
+    Ok(CurrentModel { rollups: Arc::new(rollups), diagnostics: compiled.warnings, preagg_schema: None })
 }
 
 fn reload(config: &Config, model: &ArcSwap<CurrentModel>) {
-    match load_model(config) {
+    match load_model(config, None) {
         Ok(current) => {
             tracing::info!("the data model was loaded anew");
             model.store(Arc::new(current));
@@ -241,7 +285,7 @@ fn reload(config: &Config, model: &ArcSwap<CurrentModel>) {
             }
             tracing::error!("the changed data model has faults; the one before keeps serving");
             let kept = model.load();
-            model.store(Arc::new(CurrentModel { rollups: Arc::clone(&kept.rollups), diagnostics: faults }));
+            model.store(Arc::new(CurrentModel { diagnostics: faults, ..CurrentModel::clone(&kept) }));
         }
     }
 }

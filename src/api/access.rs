@@ -2,6 +2,7 @@
 //! between them are the hooks of `cube.js`, where there are any.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, Uri};
 use serde_json::{Map, Value, json};
@@ -12,6 +13,7 @@ use crate::auth::scope::{Scope, Scopes};
 use crate::auth::{AuthError, SecurityContext, token_of};
 use crate::hooks::{Entry, HookError, Hooks, RequestHead};
 use crate::query::policy::Asker;
+use crate::query::rollups::CurrentModel;
 
 /// Somebody at the door.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(super) struct Caller {
     request: Option<Value>,
     /// The groups that a hook has put the caller in.
     groups: Option<Vec<String>>,
+    /// The caller's own model, where there are several.
+    pub(super) model: Option<Arc<CurrentModel>>,
 }
 
 impl Caller {
@@ -186,7 +190,11 @@ async fn admit_by_hooks(
         tracing::warn!(request_id = entrant.id, "the security context is no object but {odd}");
     }
     let belongings = hooks.belongings(&admission.request).await?;
-    Ok(Caller { context, request: Some(admission.request), groups: belongings.groups, ..caller })
+    let model = match &parts.tenants {
+        Some(tenants) => Some(tenants.model(&belongings, &admission.request).await?),
+        None => None,
+    };
+    Ok(Caller { context, request: Some(admission.request), groups: belongings.groups, model, ..caller })
 }
 
 /// The scopes that `contextToApiScopes` gave.

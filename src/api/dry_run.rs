@@ -18,7 +18,7 @@ use crate::query::request::Request;
 /// Normalises and plans every query of the request.
 pub(super) async fn dry_run(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
     let asked = question.resolve(parts, call, model, parts.clock.now()).await?;

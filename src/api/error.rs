@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::auth::AuthError;
 use crate::hooks::HookError;
 use crate::query::QueryError;
+use crate::query::tenants::TenantError;
 use crate::refresh::RefreshError;
 use crate::time::spoken_duration;
 
@@ -46,6 +47,9 @@ pub(super) enum ApiError {
     /// A hook of `cube.js` failed.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// The caller has no model.
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
     /// The query cannot be answered.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -100,6 +104,7 @@ impl ApiError {
             Self::Conflict(_) => Face::new(StatusCode::CONFLICT, self),
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
             Self::Hook(error) => hook_face(error),
+            Self::Tenant(error) => tenant_face(error),
             Self::Query(error) => query_face(error),
             Self::Refresh(error) => match error {
                 RefreshError::NothingSelected
@@ -107,6 +112,7 @@ impl ApiError {
                 | RefreshError::TooManyPartitions { .. } => bad(error),
                 RefreshError::Timeout(_) => bad(&format!("Error: {error}")),
                 RefreshError::Query(error) => query_face(error),
+                RefreshError::Tenant(error) => tenant_face(error),
                 RefreshError::Storage(error) => store_face(error),
             },
             Self::Store(error) => store_face(error),
@@ -172,6 +178,14 @@ fn hook_face(error: &HookError) -> Face {
             Face::new(chosen.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
         }
         error => Face::new(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
+/// A model with faults is nothing that the client could mend.
+fn tenant_face(error: &TenantError) -> Face {
+    match error {
+        TenantError::Hook(error) => hook_face(error),
+        TenantError::Model(_) => Face::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("Error: {error}")),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::time::format_local;
 /// Plans, and runs nothing. One result a query, in order.
 pub(super) async fn explain_query(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let snapshot = parts.store.snapshot();
     let asked = question.resolve(parts, call, current.rollups.model(), parts.clock.now()).await?;
     let mut results = Vec::with_capacity(asked.len());

@@ -45,7 +45,7 @@ pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>
 pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiError> {
     let question = Question::read_for_client(&call.arguments, parts.options.max_queries)?;
     let explained = is_wanted(&call.arguments)?;
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let model = Arc::clone(current.rollups.model());
     let snapshot = parts.store.snapshot();
     let now = parts.clock.now();
@@ -186,7 +186,7 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
     };
     put("lastRefreshTime", json!(wire::instant(answer.refreshed_at.unwrap_or(now))));
     if !answer.used.is_empty() {
-        let schema = &parts.options.preagg_schema;
+        let schema = call.preagg_schema(parts);
         let entries = answer.used.iter().map(|used| {
             let key_error = parts.refresher.key_error(&used.table);
             used_rollup(schema, used, key_error, sees_inside)

@@ -44,7 +44,7 @@ use axum::http::{Method, Response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use quarry_storage::Store;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +60,7 @@ use crate::query::execute::QueryService;
 use crate::query::normalize::Limits;
 use crate::query::policy::Asker;
 use crate::query::rollups::CurrentModel;
+use crate::query::tenants::Tenants;
 use crate::refresh::Refresher;
 use crate::tasks::Tasks;
 use crate::time::{Clock, Zone};
@@ -386,6 +387,8 @@ pub struct ApiParts {
     pub clock: Clock,
     /// The hooks of `cube.js`, where there is one.
     pub hooks: Option<Hooks>,
+    /// The models by who asks, where there are several.
+    pub tenants: Option<Tenants>,
     /// Checks tokens.
     pub verifier: Verifier,
     /// The scopes of callers.
@@ -552,6 +555,12 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
     let result = answered.unwrap_or_else(|panic| Err((ApiError::Internal(panic_text(&*panic)), in_dev_mode)));
     let response = result.unwrap_or_else(|(error, sees_inside)| error.into_response(&id, sees_inside));
     let elapsed = started.elapsed();
+    if let Some(hooks) = &parts.hooks {
+        let (method, status) = (method.as_str(), response.status().as_u16());
+        let told =
+            json!({"requestId": id, "method": method, "path": path, "status": status, "duration": elapsed.as_millis()});
+        hooks.log("REST API Request", &told);
+    }
     tracing::debug!(request_id = id, %method, path, status = response.status().as_u16(), ?elapsed, "answered");
     response
 }
@@ -566,6 +575,17 @@ impl Call {
     /// Who asks.
     fn asker(&self, parts: &ApiParts) -> Asker {
         self.caller.asker(parts)
+    }
+
+    /// The model that the caller sees, as it is now.
+    fn model(&self, parts: &ApiParts) -> Arc<CurrentModel> {
+        self.caller.model.clone().unwrap_or_else(|| parts.model.load_full())
+    }
+
+    /// Prefix of table names shown to the caller.
+    fn preagg_schema<'a>(&'a self, parts: &'a ApiParts) -> &'a str {
+        let own = self.caller.model.as_ref().and_then(|model| model.preagg_schema.as_deref());
+        own.unwrap_or(&parts.options.preagg_schema)
     }
 }
 

@@ -24,13 +24,13 @@ pub(super) async fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>,
     }
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
     let explained = explain::is_wanted(&call.arguments)?;
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let snapshot = parts.store.snapshot();
     let model = current.rollups.model();
     let mut bodies = Vec::new();
     for Normalized { query, echo } in question.resolve(parts, call, model, parts.clock.now()).await? {
         let preview = parts.queries.preview(&current.rollups, &snapshot, &query)?;
-        let mut body = describe(model, &query, &echo, &preview, &parts.options.preagg_schema);
+        let mut body = describe(model, &query, &echo, &preview, call.preagg_schema(parts));
         if explained {
             let account = explain_query(&current.rollups, &snapshot, &query)?;
             body["quarry"] = json!({"explain": explain::describe(&account)});

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod cube;
 mod transport;
 
 use quarry_storage::{RowBand, StoreOptions};
@@ -269,7 +270,7 @@ impl Config {
             web_sockets: read.boolean("CUBEJS_WEB_SOCKETS", false),
             patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
             base_path: read.base_path(),
-            cors: read.cors(),
+            cors: read.cors(cube.as_ref()),
             connections: read.connections(),
             body_timeout: read.duration("QUARRY_BODY_TIMEOUT", Duration::from_secs(300)),
             cores,

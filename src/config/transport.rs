@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Reader;
 use crate::api::{BASE_PATH, ConnectionLimits, CorsOptions, CorsOrigin};
+use crate::hooks::CubeJs;
 
 impl Reader {
     /// `/` at the end does not count: `/` alone stands for no base at all.
@@ -17,7 +18,8 @@ impl Reader {
         text.trim_end_matches('/').to_owned()
     }
 
-    pub(super) fn cors(&mut self) -> CorsOptions {
+    /// What `cube.js` says is stronger, key by key.
+    pub(super) fn cors(&mut self, cube: Option<&CubeJs>) -> CorsOptions {
         let credentials = self.boolean("QUARRY_CORS_CREDENTIALS", false);
         let origin = match self.list("QUARRY_CORS_ORIGINS") {
             None => CorsOrigin::Any,
@@ -33,7 +35,7 @@ impl Reader {
                 CorsOrigin::Among(list)
             }
         };
-        CorsOptions { origin, credentials, ..CorsOptions::default() }
+        self.cors_of(cube, CorsOptions { origin, credentials, ..CorsOptions::default() })
     }
 
     pub(super) fn connections(&mut self) -> ConnectionLimits {

@@ -59,14 +59,6 @@
   };
 
   let config = {};
-  define('__describe', (file) => {
-    const exports = globalThis.__load(file);
-    config = isObject(exports) && exports.__esModule && isObject(exports.default) ? exports.default : exports;
-    if (!isObject(config) || Array.isArray(config) || typeof config.then === 'function') {
-      throw new Error(`module.exports has to be an object with options, not ${typeof config}`);
-    }
-    return option(config);
-  });
   // Lets go of everything, so that its memory can be taken back.
   define('__forget', () => { config = {}; timers = []; });
 
@@ -97,6 +89,25 @@
       timers = [];
     }
   };
+
+  // What the file exports.
+  define('__describe', async (file) => {
+    const exports = globalThis.__load(file);
+    config = isObject(exports) && exports.__esModule && isObject(exports.default) ? exports.default : exports;
+    if (!isObject(config) || Array.isArray(config) || typeof config.then === 'function') {
+      throw new Error(`module.exports has to be an object with options, not ${typeof config}`);
+    }
+    const described = option(config);
+    // There is one orchestrator: its options can be asked for now, unless they depend on who asks.
+    if (has('orchestratorOptions') && !has('contextToOrchestratorId')) {
+      try {
+        described.orchestratorOptions = option(await hook('orchestratorOptions', [{}]));
+      } catch (error) {
+        console.warn('orchestratorOptions of cube.js depends on who asks:', String(error));
+      }
+    }
+    return described;
+  });
 
   // Values that are kept between hooks are JSON: a function would be lost in silence.
   const plain = (value, what, depth = 0) => {

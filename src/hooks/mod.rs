@@ -103,7 +103,14 @@ impl CubeJs {
             Ok(Err(fault)) => return Err(vec![fault.to_string()]),
             Err(error) => return Err(vec![format!("{MAIN} cannot be run: {error}")]),
         };
-        let (options, faults) = Options::check(exported);
+        let (options, mut faults) = Options::check(exported);
+        if options.has("driverFactory") && options.has("contextToOrchestratorId") {
+            faults.push(
+                "\"driverFactory\" beside contextToOrchestratorId is not allowed: this version of Quarry has one source, \
+                 the files below data/, for all callers"
+                    .to_owned(),
+            );
+        }
         if !faults.is_empty() {
             let name = |fault| format!("{MAIN}: Invalid cube-server-core options: {fault}");
             return Err(faults.into_iter().map(name).collect());
@@ -194,6 +201,40 @@ pub struct Belongings {
     pub schema_version: Option<String>,
     /// Groups of access policies (`contextToGroups`, or the older `contextToRoles`).
     pub groups: Option<Vec<String>>,
+}
+
+/// A user of the SQL API, as `checkSqlAuth` describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SqlUser {
+    /// What the client must prove to know.
+    pub password: SqlPassword,
+    /// Whether the user may act as anybody.
+    pub superuser: bool,
+    /// Who asks; null when the hook does not say.
+    pub security_context: Json,
+}
+
+/// What a client of the SQL API must prove to know.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SqlPassword {
+    /// This text.
+    Is(String),
+    /// Nothing: the hook has seen to it.
+    Any,
+}
+
+impl fmt::Debug for SqlPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Is(_) => "Is(_)",
+            Self::Any => "Any",
+        })
+    }
+}
+
+/// The request context of a security context that comes from no request.
+fn context_of(security_context: &Json) -> Json {
+    json!({"securityContext": security_context, "authInfo": security_context})
 }
 
 /// Calls the functions of a `cube.js`. Clones share its threads.
@@ -291,6 +332,125 @@ impl Hooks {
             schema_version: id("schemaVersion")?,
             groups,
         })
+    }
+
+    /// Prefix of table names (`preAggregationsSchema`), where it is a function.
+    ///
+    /// # Errors
+    /// It fails, or gives no text.
+    pub async fn preagg_schema(&self, request: &Json) -> Result<Option<String>, HookError> {
+        let Some(given) = self.given("preAggregationsSchema", vec![request.clone()]).await? else { return Ok(None) };
+        match given {
+            Json::String(schema) => Ok(Some(schema)),
+            other => Err(HookError::Nonsense(format!("preAggregationsSchema of cube.js gave {other}, not a string"))),
+        }
+    }
+
+    /// The security contexts that the background builds for; the empty one without that hook.
+    ///
+    /// # Errors
+    /// It fails, or gives no list of contexts.
+    pub async fn background_contexts(&self) -> Result<Vec<Json>, HookError> {
+        const NAME: &str = "scheduledRefreshContexts";
+        let empty = || Json::Object(Map::new());
+        let Some(given) = self.given(NAME, Vec::new()).await? else { return Ok(vec![empty()]) };
+        let odd = |what: &Json| HookError::Nonsense(format!("{NAME} of cube.js gave {what}, not a list of contexts"));
+        let list = given.as_array().ok_or_else(|| odd(&given))?;
+        let context = |entry: &Json| match entry {
+            Json::Null => Ok(empty()),
+            Json::Object(fields) => Ok(fields.get("securityContext").cloned().unwrap_or_else(empty)),
+            other => Err(odd(other)),
+        };
+        list.iter().map(context).collect()
+    }
+
+    /// The names of the zones that the background builds for (`scheduledRefreshTimeZones`), where it is a function.
+    ///
+    /// # Errors
+    /// It fails, or gives no list of texts.
+    pub async fn background_zones(&self, security_context: &Json) -> Result<Option<Vec<String>>, HookError> {
+        const NAME: &str = "scheduledRefreshTimeZones";
+        let Some(given) = self.given(NAME, vec![context_of(security_context)]).await? else { return Ok(None) };
+        let zones = given.as_array().filter(|list| list.iter().all(Json::is_string));
+        let zones = zones.map(|list| list.iter().filter_map(Json::as_str).map(str::to_owned).collect());
+        zones
+            .map(Some)
+            .ok_or_else(|| HookError::Nonsense(format!("{NAME} of cube.js gave {given}, not a list of zones")))
+    }
+
+    /// What belongs to a security context that comes from no request.
+    ///
+    /// # Errors
+    /// As [`Hooks::belongings`].
+    pub async fn belongings_of(&self, security_context: &Json) -> Result<(Belongings, Json), HookError> {
+        let request = context_of(security_context);
+        Ok((self.belongings(&request).await?, request))
+    }
+
+    /// What `checkSqlAuth` says of a user of the SQL API; none without that hook.
+    ///
+    /// # Errors
+    /// It fails, or does not say what it has to.
+    pub async fn check_sql_auth(
+        &self,
+        request: &Json,
+        user: &str,
+        password: Option<&str>,
+    ) -> Result<Option<SqlUser>, HookError> {
+        const NAME: &str = "checkSqlAuth";
+        let arguments = vec![request.clone(), user.into(), json!(password)];
+        let Some(given) = self.given(NAME, arguments).await? else { return Ok(None) };
+        let password = match &given["password"] {
+            Json::Null => None,
+            Json::String(text) => Some(text.clone()),
+            other => {
+                return Err(HookError::Nonsense(format!("{NAME} of cube.js gave the password {other}, not a string")));
+            }
+        };
+        if !given.is_object() {
+            return Err(HookError::Nonsense(format!("{NAME} of cube.js gave {given}, not a user")));
+        }
+        let field = |names: [&str; 2]| names.iter().find_map(|name| given.get(*name)).cloned().unwrap_or_default();
+        Ok(Some(SqlUser {
+            // Cube lets a user in whose password the hook does not give and does not ask to skip: nobody could be told
+            // from anybody then.
+            password: match (password, field(["skipPasswordCheck", "skip_password_check"]) == Json::Bool(true)) {
+                (_, true) => SqlPassword::Any,
+                (Some(text), false) => SqlPassword::Is(text),
+                (None, false) => {
+                    return Err(HookError::Nonsense(format!(
+                        "{NAME} of cube.js gave no password, and no skipPasswordCheck"
+                    )));
+                }
+            },
+            superuser: given["superuser"] == Json::Bool(true),
+            security_context: field(["securityContext", "security_context"]),
+        }))
+    }
+
+    /// Whether a user of the SQL API may act as another one (`canSwitchSqlUser`); none without that hook.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn can_switch_sql_user(&self, current: &str, next: &str) -> Result<Option<bool>, HookError> {
+        let given = self.given("canSwitchSqlUser", vec![current.into(), next.into()]).await?;
+        Ok(given.map(|given| given == Json::Bool(true)))
+    }
+
+    /// Tells the project's `logger`; nobody waits for it, and nothing depends on it.
+    pub fn log(&self, message: &'static str, params: &Json) {
+        if self.has("logger") {
+            self.pool.tell(Call { function: "__call", arguments: vec!["logger".into(), json!([message, params])] });
+        }
+    }
+
+    /// What a hook gives; none when it is not there.
+    async fn given(&self, name: &str, arguments: Vec<Json>) -> Result<Option<Json>, HookError> {
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let mut answer = self.call("__call", vec![name.into(), Json::Array(arguments)]).await?;
+        Ok(Some(answer["given"].take()))
     }
 
     /// Whether queries are rewritten.

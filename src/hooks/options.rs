@@ -71,7 +71,7 @@ const QUERY_QUEUE: &[Key] = &[
 ];
 
 const ORCHESTRATOR: &[Key] = &[
-    key("continueWaitTimeout", Number(0, 90), Ignored),
+    key("continueWaitTimeout", Number(0, 90), Honoured),
     key("rollupOnlyMode", Flag, Honoured),
     key("redisPrefix", Text, Ignored),
     key("skipExternalCacheAndQueue", Flag, Ignored),
@@ -129,20 +129,16 @@ const KEYS: &[Key] = &[
     key("apiSecret", Text, Honoured),
     key("basePath", Text, Honoured),
     key("cacheAndQueueDriver", OneOf(&["memory", "cubestore", "redis"]), Ignored),
-    key("canSwitchSqlUser", Function, Ignored),
+    key("canSwitchSqlUser", Function, Honoured),
     key("checkAuth", Function, Honoured),
-    key("checkSqlAuth", Function, Ignored),
-    key("compilerCacheSize", NUMBER, Ignored),
+    key("checkSqlAuth", Function, Honoured),
+    key("compilerCacheSize", NUMBER, Honoured),
     key("contextToApiScopes", Function, Honoured),
-    key("contextToAppId", Function, Refused("this version of Quarry has one model and one store for all callers")),
+    key("contextToAppId", Function, Honoured),
     key("contextToCubeStoreRouterId", Function, Ignored),
     key("contextToDataSourceId", Function, Refused("it was removed from Cube: use contextToOrchestratorId")),
     key("contextToGroups", Function, Honoured),
-    key(
-        "contextToOrchestratorId",
-        Function,
-        Refused("this version of Quarry has one model and one store for all callers"),
-    ),
+    key("contextToOrchestratorId", Function, Honoured),
     key("contextToRoles", Function, Honoured),
     key("dashboardAppPath", Text, Ignored),
     key("dashboardAppPort", NUMBER, Ignored),
@@ -158,11 +154,11 @@ const KEYS: &[Key] = &[
     key("fastReload", Flag, Ignored),
     key("gatewayPort", NUMBER, Ignored),
     key("gracefulShutdown", NUMBER, Honoured),
-    key("http", Object(&[key("cors", Object(CORS), Ignored)]), Honoured),
+    key("http", Object(&[key("cors", Object(CORS), Honoured)]), Honoured),
     key("jwt", Object(JWT), Honoured),
     key("livePreview", Flag, Ignored),
-    key("logger", Function, Ignored),
-    key("maxCompilerCacheKeepAlive", NUMBER, Ignored),
+    key("logger", Function, Honoured),
+    key("maxCompilerCacheKeepAlive", NUMBER, Honoured),
     key("orchestratorOptions", Either(&Object(ORCHESTRATOR), &Function), Honoured),
     key("pgSqlPort", NUMBER, Honoured),
     key("preAggregationsSchema", Either(&Text, &Function), Honoured),
@@ -173,11 +169,11 @@ const KEYS: &[Key] = &[
     key("repositoryFactory", Function, Ignored),
     key("scheduledRefreshBatchSize", Number(1, 1 << 53), Honoured),
     key("scheduledRefreshConcurrency", Number(1, 10_000), Honoured),
-    key("scheduledRefreshContexts", Function, Ignored),
+    key("scheduledRefreshContexts", Function, Honoured),
     key("scheduledRefreshTimeZones", Either(&Texts, &Function), Honoured),
     key("scheduledRefreshTimer", Either(&Flag, &NUMBER), Honoured),
     key("schemaPath", Text, Honoured),
-    key("schemaVersion", Function, Ignored),
+    key("schemaVersion", Function, Honoured),
     key("semanticLayerSync", Function, Ignored),
     key("serverHeadersTimeout", NUMBER, Honoured),
     key("serverKeepAliveTimeout", NUMBER, Honoured),
@@ -188,7 +184,7 @@ const KEYS: &[Key] = &[
     key("sqlSuperUser", Text, Honoured),
     key("sqlUser", Text, Honoured),
     key("telemetry", Flag, Moot),
-    key("updateCompilerCacheKeepAlive", Flag, Ignored),
+    key("updateCompilerCacheKeepAlive", Flag, Honoured),
     key("webSockets", Flag, Honoured),
     key("webSocketsBasePath", Text, Ignored),
 ];
@@ -271,7 +267,8 @@ fn check_keys(entries: &Map<String, Json>, known: &[Key], prefix: &str, faults: 
 fn list_ignored(entries: &Map<String, Json>, known: &[Key], prefix: &str, found: &mut Vec<String>) {
     for (name, value) in entries {
         let Some(key) = known.iter().find(|key| key.name == name && !value.is_null()) else { continue };
-        if key.effect == Ignored {
+        let called = matches!(key.kind, Either(Object(_), Function)) && is_function(value);
+        if key.effect == Ignored || called {
             found.push(format!("{prefix}{name}"));
         } else if let (Some(inner), Json::Object(entries)) = (key.kind.keys(), value) {
             list_ignored(entries, inner, &format!("{prefix}{name}."), found);
@@ -371,13 +368,15 @@ mod tests {
     fn what_has_no_effect_is_listed() {
         let (options, faults) = Options::check(json!({
             "semanticLayerSync": {"$function": true}, "telemetry": true, "checkAuth": {"$function": true},
-            "orchestratorOptions": {"redisPrefix": "x", "queryCacheOptions": {"backgroundRenew": true}},
+            "orchestratorOptions": {"redisPrefix": "x", "queryCacheOptions": {"backgroundRenew": true,
+                "queueOptions": {"$function": true}}},
         }));
         assert_eq!(faults, [""; 0]);
         let ignored = [
             "semanticLayerSync",
             "orchestratorOptions.redisPrefix",
             "orchestratorOptions.queryCacheOptions.backgroundRenew",
+            "orchestratorOptions.queryCacheOptions.queueOptions",
         ];
         assert_eq!(options.ignored(), ignored);
         assert!(options.has("checkAuth") && !options.has("telemetry") && !options.has("queryRewrite"));

@@ -16,6 +16,8 @@ use crate::script::{Fault, FaultKind, Limits, Sandbox, spawn_on_own_stack};
 const MAX_THREADS: usize = 8;
 /// Most calls that wait for a thread; more are refused.
 const MAX_WAITING: usize = 1_000;
+/// What nobody waits for is not called when so many calls wait.
+const MAX_TOLD: usize = 100;
 /// A sandbox whose live values take more than this part of its memory begins anew: one in so many.
 const FULL: usize = 2;
 
@@ -37,7 +39,8 @@ pub(super) struct Call {
 
 struct Job {
     call: Call,
-    done: oneshot::Sender<Result<Json, HookError>>,
+    /// None when nobody waits for the answer.
+    done: Option<oneshot::Sender<Result<Json, HookError>>>,
 }
 
 #[derive(Default)]
@@ -73,12 +76,21 @@ impl Pool {
     /// Calls a function on one of the threads. A call that nobody waits for any more is not begun.
     pub(super) async fn call(&self, call: Call) -> Result<Json, HookError> {
         let (done, result) = oneshot::channel();
-        self.submit(Job { call, done })?;
+        self.submit(Job { call, done: Some(done) })?;
         let limit = self.0.program.limits.time.saturating_mul(2);
         match tokio::time::timeout(limit, result).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_lost)) => Err(HookError::Lost),
             Err(_elapsed) => Err(HookError::Busy),
+        }
+    }
+
+    /// Calls a function for which nobody waits; not at all when others already wait.
+    pub(super) fn tell(&self, call: Call) {
+        let waiting = self.0.lock().waiting.len();
+        if waiting < MAX_TOLD {
+            // It is only told.
+            let _ = self.submit(Job { call, done: None });
         }
     }
 
@@ -144,7 +156,7 @@ fn work(shared: &Shared) {
     let _presence = Presence(shared);
     let mut ready: Option<Engine> = None;
     while let Some(Job { call, done }) = shared.next() {
-        if done.is_closed() {
+        if done.as_ref().is_some_and(oneshot::Sender::is_closed) {
             continue;
         }
         let engine = match ready.take() {
@@ -156,8 +168,15 @@ fn work(shared: &Shared) {
             ready = engine.after(&outcome);
             outcome
         });
-        // Who asked may be gone.
-        let _ = done.send(outcome);
+        match done {
+            // Who asked may be gone.
+            Some(done) => drop(done.send(outcome)),
+            None => {
+                if let Err(error) = outcome {
+                    tracing::warn!(hook = error.place(), %error, "a hook of cube.js failed");
+                }
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("jwt.jwkUrl", "CUBEJS_JWK_URL"),
     ("jwt.key", "CUBEJS_JWT_KEY"),
     ("jwt.subject", "CUBEJS_JWT_SUBJECT"),
+    ("orchestratorOptions.continueWaitTimeout", "QUARRY_CONTINUE_WAIT"),
     ("orchestratorOptions.preAggregationsOptions.maxPartitions", "CUBEJS_MAX_PARTITIONS_PER_CUBE"),
     ("orchestratorOptions.preAggregationsOptions.queueOptions.concurrency", "CUBEJS_REFRESH_WORKER_CONCURRENCY"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.executionTimeout", "CUBEJS_DB_QUERY_TIMEOUT"),

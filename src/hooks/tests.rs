@@ -173,15 +173,87 @@ async fn a_slow_hook_does_not_stop_the_others() {
 
 #[tokio::test]
 async fn what_belongs_to_a_context_is_checked() {
+    let of = async |main: &str, context: Json| {
+        let found = hooks(main).belongings(&json!({ "securityContext": context })).await;
+        found.map_err(|error| error.to_string())
+    };
+    let main = "module.exports = {
+        contextToAppId: ({ securityContext }) => `app_${securityContext.tenant}`,
+        contextToOrchestratorId: ({ securityContext }) => securityContext.tenant,
+        contextToRoles: () => { throw new Error('older') },
+        contextToGroups: async ({ securityContext }) => securityContext.groups }";
+    let found = of(main, json!({"tenant": 7, "groups": ["a"]})).await.expect("sound");
+    let expected = Belongings {
+        app: Some("app_7".to_owned()),
+        orchestrator: Some("7".to_owned()),
+        schema_version: None,
+        groups: Some(vec!["a".to_owned()]),
+    };
+    assert_eq!(found, expected);
+    let odd = of(main, json!({"tenant": 7, "groups": "a"})).await.expect_err("no list");
+    assert_eq!(odd, "Error: contextToGroups of cube.js gave \"a\", not an array of strings");
+    let odd = of("module.exports = { contextToAppId: () => ({}) }", json!({})).await.expect_err("no text");
+    assert_eq!(odd, "Error: contextToAppId of cube.js gave {}, not a string");
+    let nobody = of("module.exports = { contextToAppId: ({ securityContext: s }) => s && s.tenant }", json!({})).await;
+    assert!(nobody.expect_err("nothing").ends_with("not a string"));
+}
+
+#[tokio::test]
+async fn users_of_the_sql_api_are_described_by_the_project() {
     let hooks = hooks(
         "module.exports = {
-           contextToRoles: () => { throw new Error('older') },
-           contextToGroups: async ({ securityContext }) => securityContext.groups }",
+           checkSqlAuth: async (req, user, password) => {
+             if (user === 'own') return { password: 'secret', securityContext: { tenant: user }, superuser: true };
+             if (user === 'checked' && password === 'given') return { skipPasswordCheck: true, securityContext: { user } };
+             if (user === 'open') return { securityContext: {} };
+             if (user === 'odd') return 'yes';
+             if (user === 'number') return { password: 5 };
+             throw new Error('Access denied');
+           },
+           canSwitchSqlUser: (current, next) => current === 'own' && next !== 'root' }",
     );
-    let of = async |groups: Json| hooks.belongings(&json!({"securityContext": {"groups": groups}})).await;
-    assert_eq!(of(json!(["a"])).await.expect("sound").groups, Some(vec!["a".to_owned()]));
-    for odd in [json!("a"), json!([1]), Json::Null] {
-        let text = of(odd.clone()).await.expect_err("no list").to_string();
-        assert_eq!(text, format!("Error: contextToGroups of cube.js gave {odd}, not an array of strings"));
+    let of = async |user: &str, password: Option<&str>| hooks.check_sql_auth(&json!({}), user, password).await;
+    let own = SqlUser {
+        password: SqlPassword::Is("secret".to_owned()),
+        superuser: true,
+        security_context: json!({"tenant": "own"}),
+    };
+    assert_eq!(of("own", None).await, Ok(Some(own.clone())));
+    assert_eq!(format!("{:?}", own.password), "Is(_)", "passwords are not for logs");
+    let checked = of("checked", Some("given")).await.expect("let in").expect("a user");
+    assert_eq!((checked.password, checked.security_context), (SqlPassword::Any, json!({"user": "checked"})));
+    for (user, expected) in [
+        ("checked", "Error: Access denied"),
+        ("open", "Error: checkSqlAuth of cube.js gave no password, and no skipPasswordCheck"),
+        ("odd", "Error: checkSqlAuth of cube.js gave \"yes\", not a user"),
+        ("number", "Error: checkSqlAuth of cube.js gave the password 5, not a string"),
+        ("nobody", "Error: Access denied"),
+    ] {
+        assert_eq!(of(user, None).await.expect_err(user).to_string(), expected, "{user}");
     }
+    assert_eq!(hooks.can_switch_sql_user("own", "other").await, Ok(Some(true)));
+    assert_eq!(hooks.can_switch_sql_user("own", "root").await, Ok(Some(false)));
+    let without = self::hooks("module.exports = {}");
+    assert_eq!(without.check_sql_auth(&json!({}), "own", None).await, Ok(None));
+    assert_eq!(without.can_switch_sql_user("own", "other").await, Ok(None));
+}
+
+#[tokio::test]
+async fn the_background_asks_for_contexts_and_zones() {
+    let of = async |contexts: &str| {
+        let hooks = hooks(&format!("module.exports = {{ scheduledRefreshContexts: {contexts} }}"));
+        hooks.background_contexts().await.map_err(|error| error.to_string())
+    };
+    let given = of("async () => [{ securityContext: { a: 1 } }, {}, null]").await;
+    assert_eq!(given, Ok(vec![json!({"a": 1}), json!({}), json!({})]));
+    assert!(of("() => 5").await.is_err_and(|text| text.ends_with("gave 5, not a list of contexts")));
+    assert!(of("() => ['a']").await.is_err_and(|text| text.ends_with("gave \"a\", not a list of contexts")));
+    let zones =
+        hooks("module.exports = { scheduledRefreshTimeZones: ({ securityContext }) => [securityContext.zone] }");
+    let given = zones.background_zones(&json!({"zone": "UTC"})).await;
+    assert_eq!(given, Ok(Some(vec!["UTC".to_owned()])));
+    assert!(zones.background_zones(&json!({"zone": 5})).await.is_err());
+    let listed = hooks("module.exports = { scheduledRefreshTimeZones: ['UTC'] }");
+    assert_eq!(listed.background_zones(&json!({})).await, Ok(None), "a list is a setting");
+    assert_eq!(listed.background_contexts().await, Ok(vec![json!({})]));
 }

@@ -27,6 +27,7 @@ pub mod route;
 pub(crate) mod sample;
 pub mod scan;
 mod stored_times;
+pub mod tenants;
 pub mod tooling;
 
 use std::sync::Arc;

@@ -30,6 +30,8 @@ pub struct CurrentModel {
     pub rollups: Arc<Rollups>,
     /// Warnings of the files it came from; in development mode also the faults of newer files.
     pub diagnostics: Vec<Diagnostic>,
+    /// Prefix of table names shown to clients, where it is not that of the settings.
+    pub preagg_schema: Option<String>,
 }
 
 /// A join of rollups as one.

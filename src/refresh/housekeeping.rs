@@ -27,7 +27,9 @@ pub(super) async fn keep_house(inner: Arc<Inner>) {
         let now = inner.parts.clock.now();
         let rollups = (inner.parts.rollups)();
         let is_settled = model.observe(rollups.model().version(), now);
-        let (store, settled) = (inner.parts.store.clone(), is_settled.then_some(rollups));
+        // Of several models not all are known: their tables stay.
+        let settled = (is_settled && inner.parts.tenants.is_none()).then_some(rollups);
+        let store = inner.parts.store.clone();
         let swept: Result<(), StorageError> = blocking(move || {
             store.forget_jobs(now.saturating_sub(micros(JOB_MEMORY)))?;
             if let Some(current) = settled.and_then(|rollups| current_tables(&rollups)) {

@@ -1,5 +1,7 @@
 //! What a job record says beyond its partition, and how clients see a job.
 
+use std::sync::Arc;
+
 use quarry_storage::{JobRecord, JobState};
 use serde_json::{Map, Value, json};
 
@@ -102,8 +104,8 @@ fn sorted(value: &Value) -> Value {
 }
 
 /// A job as clients see it (`http-api.md` §8.4). What has ended is answered from its record alone, so
-/// that `done` stays done when the partition or its definition is gone.
-pub(super) fn view(record: JobRecord, model: &Model) -> JobView {
+/// that `done` stays done when the partition or its definition is gone. Without a model all definitions are there.
+pub(super) fn view(record: JobRecord, model: Option<&Arc<Model>>) -> JobView {
     let details = Details::parse(&record.details).unwrap_or_else(|| Details {
         preagg: String::new(),
         timezone: String::new(),
@@ -112,7 +114,10 @@ pub(super) fn view(record: JobRecord, model: &Model) -> JobView {
         forced: true,
         webhook: None,
     });
-    let is_defined = || MemberPath::parse(&details.preagg).is_ok_and(|path| model.find_preagg(&path).is_some());
+    let is_defined = || {
+        let path = MemberPath::parse(&details.preagg);
+        path.is_ok_and(|path| model.is_none_or(|model| model.find_preagg(&path).is_some()))
+    };
     let status = match &record.state {
         JobState::Done { .. } => "done".to_owned(),
         JobState::Failed { cause } => format!("failure: {cause}"),
@@ -185,13 +190,14 @@ mod tests {
 
     #[test]
     fn a_failure_is_final_and_a_live_job_needs_its_definition() {
-        let model = Model::new(0, Vec::new());
-        let failed = view(record(JobState::Failed { cause: "no such table".to_owned() }), &model);
+        let model = Some(&Arc::new(Model::new(0, Vec::new())));
+        let failed = view(record(JobState::Failed { cause: "no such table".to_owned() }), model);
         assert_eq!(failed.status, "failure: no such table");
         assert_eq!((failed.preagg.as_str(), failed.timezone.as_str()), ("orders.daily", "Europe/Berlin"));
         assert_eq!(failed.context, details().context);
-        assert_eq!(view(record(JobState::Queued), &model).status, "pre_agg_not_found");
-        assert_eq!(view(record(JobState::Running), &model).status, "pre_agg_not_found");
-        assert_eq!(view(record(JobState::Cancelled), &model).status, "failure: the job was cancelled");
+        assert_eq!(view(record(JobState::Queued), model).status, "pre_agg_not_found");
+        assert_eq!(view(record(JobState::Running), model).status, "pre_agg_not_found");
+        assert_eq!(view(record(JobState::Queued), None).status, "scheduled");
+        assert_eq!(view(record(JobState::Cancelled), model).status, "failure: the job was cancelled");
     }
 }

@@ -9,6 +9,7 @@
 //! `housekeeping` forgets what nobody needs. No SQL is written here, and no HTTP is known.
 
 mod build;
+mod contexts;
 mod housekeeping;
 mod jobs;
 mod keys;
@@ -40,9 +41,11 @@ pub use self::permits::Concurrency;
 pub use self::posting::{JobFilter, JobPage, Preview};
 pub use self::staleness::Freshness;
 pub use self::verify::{Difference, Stored, Verification};
+use crate::hooks::Hooks;
 use crate::preagg::partition::TooManyBuckets;
 use crate::query::QueryError;
 use crate::query::rollups::Rollups;
+use crate::query::tenants::{TenantError, Tenants};
 use crate::sources::Source;
 use crate::tasks::{Tasks, blocking};
 use crate::time::{Clock, Zone, spoken_duration};
@@ -127,6 +130,9 @@ pub enum RefreshError {
     /// The definition cannot be planned, or the source failed.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// There is no model for the security context.
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -167,6 +173,10 @@ pub struct RefreshParts {
     pub sources: Arc<std::collections::BTreeMap<String, Source>>,
     /// The current model's rollups; asked for at each use, so that a reloaded model is seen.
     pub rollups: Arc<dyn Fn() -> Arc<Rollups> + Send + Sync>,
+    /// The hooks of `cube.js`: whom and which zones the background builds for.
+    pub hooks: Option<Hooks>,
+    /// The models by security context, where there are several.
+    pub tenants: Option<Tenants>,
     /// The clock.
     pub clock: Clock,
 }
@@ -246,6 +256,11 @@ impl Inner {
         self.pulse.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// The rollups of the only model; none where there are several.
+    fn only_rollups(&self) -> Option<Arc<Rollups>> {
+        self.parts.tenants.is_none().then(|| (self.parts.rollups)())
+    }
+
     /// What is known of a table; nothing for one that is not there.
     fn stored_state(&self, table: &TableId) -> TableState {
         self.parts.store.snapshot().table(table).map(|table| table.state).unwrap_or_default()
@@ -290,9 +305,9 @@ impl Refresher {
     pub async fn find_job(&self, id: &JobId) -> Result<Option<JobView>, RefreshError> {
         let (store, wanted) = (self.inner.parts.store.clone(), id.clone());
         let record = blocking(move || store.find_job(&wanted)).await?;
-        let rollups = (self.inner.parts.rollups)();
         let progress = self.inner.parts.store.progress(id);
-        Ok(record.map(|record| JobView { progress, ..jobs::view(record, rollups.model()) }))
+        let rollups = self.inner.only_rollups();
+        Ok(record.map(|record| JobView { progress, ..jobs::view(record, rollups.as_deref().map(Rollups::model)) }))
     }
 
     /// Cancels jobs, queued and running ones, all at once; the outcomes are in the order of `ids`. A build whose
@@ -353,7 +368,6 @@ impl Refresher {
         patience: Duration,
     ) -> Result<bool, RefreshError> {
         let options = &self.inner.options;
-        let zones = if zones.is_empty() { &options.zones } else { zones };
         let at_once = at_once.unwrap_or(options.scheduled_at_once).min(options.scheduled_at_once);
         let until = tokio::time::Instant::now() + patience;
         Ok(scheduler::pass(&self.inner, zones, at_once, until).await?)

@@ -68,7 +68,14 @@ type Found = (Option<Arc<Partition>>, Freshness);
 
 /// A selection resolved.
 struct Plan {
-    contexts: Vec<Value>,
+    /// Each with the position of its model.
+    contexts: Vec<(Value, usize)>,
+    models: Vec<PlannedModel>,
+}
+
+/// What a selection means of one model.
+struct PlannedModel {
+    rollups: Arc<Rollups>,
     tables: Vec<(Target, Chosen)>,
 }
 
@@ -83,15 +90,17 @@ impl Refresher {
     /// See [`RefreshError`]; nothing was enqueued then.
     pub async fn post(&self, selection: Selection) -> Result<Vec<JobId>, RefreshError> {
         let plan = self.resolve(&selection).await?;
-        let (contexts, tables) = (&plan.contexts, &plan.tables);
-        let jobs: Vec<NewJob> = contexts
+        let models = &plan.models;
+        let jobs: Vec<NewJob> = plan
+            .contexts
             .iter()
-            .flat_map(|context| tables.iter().map(move |(target, chosen)| (context, target, chosen)))
+            .flat_map(|(context, at)| models[*at].tables.iter().map(move |(target, chosen)| (context, target, chosen)))
             .flat_map(|(context, target, chosen)| new_jobs(&selection, context, target, chosen))
             .collect();
         let states: Vec<(TableId, TableState)> = plan
-            .tables
+            .models
             .into_iter()
+            .flat_map(|model| model.tables)
             .filter(|(target, chosen)| target.granularity.is_some() && !chosen.buckets.is_empty())
             .map(|(target, chosen)| (target.table, chosen.state))
             .collect();
@@ -109,14 +118,17 @@ impl Refresher {
     /// See [`RefreshError`].
     pub async fn preview(&self, selection: &Selection) -> Result<Vec<Preview>, RefreshError> {
         let plan = self.resolve(selection).await?;
-        let rollups = (self.inner.parts.rollups)();
-        let mut found = Vec::with_capacity(plan.tables.len());
-        for (target, chosen) in &plan.tables {
-            found.push(self.look_up(&rollups, target, &chosen.buckets).await?);
+        let mut found = Vec::with_capacity(plan.models.len());
+        for PlannedModel { rollups, tables } in &plan.models {
+            let mut of_model = Vec::with_capacity(tables.len());
+            for (target, chosen) in tables {
+                of_model.push(self.look_up(rollups, target, &chosen.buckets).await?);
+            }
+            found.push(of_model);
         }
         let mut previews = Vec::new();
-        for context in &plan.contexts {
-            for ((target, chosen), found) in plan.tables.iter().zip(&found) {
+        for (context, at) in &plan.contexts {
+            for ((target, chosen), found) in plan.models[*at].tables.iter().zip(&found[*at]) {
                 for (bucket, (published, freshness)) in chosen.buckets.iter().zip(found) {
                     previews.push(Preview {
                         preagg: target.path.clone(),
@@ -162,7 +174,7 @@ impl Refresher {
     pub async fn list(&self, filter: &JobFilter) -> Result<JobPage, RefreshError> {
         let store = self.inner.parts.store.clone();
         let records = blocking(move || store.jobs()).await?;
-        let rollups = (self.inner.parts.rollups)();
+        let rollups = self.inner.only_rollups();
         let admits = |names: &[String], name: &str| names.is_empty() || names.iter().any(|known| known == name);
         let fits = |view: &JobView| {
             let cube = MemberPath::parse(&view.preagg).map(|path| path.cube().to_owned()).unwrap_or_default();
@@ -171,7 +183,8 @@ impl Refresher {
                 && admits(&filter.cubes, &cube)
                 && admits(&filter.timezones, &view.timezone)
         };
-        let views = records.into_iter().map(|record| jobs::view(record, rollups.model())).filter(fits);
+        let views =
+            records.into_iter().map(|record| jobs::view(record, rollups.as_deref().map(Rollups::model))).filter(fits);
         let (mut page, mut total) = (Vec::new(), 0);
         for view in views {
             if total >= filter.offset && page.len() < filter.limit {
@@ -208,29 +221,44 @@ impl Refresher {
     }
 
     async fn resolve(&self, selection: &Selection) -> Result<Plan, RefreshError> {
-        let inner = &self.inner;
-        let rollups = (inner.parts.rollups)();
-        let zones = if selection.zones.is_empty() { &inner.options.zones } else { &selection.zones };
-        let targets = planning::targets(&rollups, selection, zones)?;
-        let wanted = Wanted { range: selection.range, starts: &selection.starts };
-        let mut tables: Vec<(Target, Chosen)> = stream::iter(targets)
-            .map(|target| self.plan(&rollups, target, wanted))
-            .buffered(LOOKS_AT_ONCE)
-            .try_collect()
-            .await?;
-        check_selected(&tables, &selection.starts)?;
+        let contexts = match selection.contexts.as_slice() {
+            [] => &[Value::Object(serde_json::Map::new())],
+            contexts => contexts,
+        };
+        let mut plan = Plan { contexts: Vec::with_capacity(contexts.len()), models: Vec::new() };
+        for context in contexts {
+            let rollups = self.inner.parts.rollups_of(context).await?;
+            let known = plan.models.iter().position(|model| Arc::ptr_eq(&model.rollups, &rollups));
+            let at = known.unwrap_or(plan.models.len());
+            if known.is_none() {
+                let tables = self.tables(&rollups, selection).await?;
+                plan.models.push(PlannedModel { rollups, tables });
+            }
+            plan.contexts.push((context.clone(), at));
+        }
+        check_selected(&plan.models, &selection.starts)?;
         if selection.if_stale {
-            for (target, chosen) in &mut tables {
-                let found = self.look_up(&rollups, target, &chosen.buckets).await?;
-                let mut found = found.into_iter();
-                chosen.buckets.retain(|_| found.next().is_some_and(|(_, freshness)| freshness != Freshness::Fresh));
+            for PlannedModel { rollups, tables } in &mut plan.models {
+                for (target, chosen) in tables {
+                    let found = self.look_up(rollups, target, &chosen.buckets).await?;
+                    let mut found = found.into_iter();
+                    chosen.buckets.retain(|_| found.next().is_some_and(|(_, freshness)| freshness != Freshness::Fresh));
+                }
             }
         }
-        let contexts = match selection.contexts.as_slice() {
-            [] => vec![Value::Object(serde_json::Map::new())],
-            contexts => contexts.to_vec(),
-        };
-        Ok(Plan { contexts, tables })
+        Ok(plan)
+    }
+
+    /// What a selection means of one model.
+    async fn tables(&self, rollups: &Rollups, selection: &Selection) -> Result<Vec<(Target, Chosen)>, RefreshError> {
+        let zones = if selection.zones.is_empty() { &self.inner.options.zones } else { &selection.zones };
+        let targets = planning::targets(rollups, selection, zones)?;
+        let wanted = Wanted { range: selection.range, starts: &selection.starts };
+        stream::iter(targets)
+            .map(|target| self.plan(rollups, target, wanted))
+            .buffered(LOOKS_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     /// What is published of each of these partitions, and what it needs.
@@ -305,8 +333,9 @@ impl JobView {
 }
 
 /// Something must be selected, and every partition that was named must be there.
-fn check_selected(tables: &[(Target, Chosen)], starts: &[i64]) -> Result<(), RefreshError> {
-    let buckets: Vec<Option<Bounds>> = tables.iter().flat_map(|(_, chosen)| chosen.buckets.iter().copied()).collect();
+fn check_selected(models: &[PlannedModel], starts: &[i64]) -> Result<(), RefreshError> {
+    let tables = models.iter().flat_map(|model| &model.tables);
+    let buckets: Vec<Option<Bounds>> = tables.flat_map(|(_, chosen)| chosen.buckets.iter().copied()).collect();
     if buckets.is_empty() && starts.is_empty() {
         return Err(RefreshError::NothingSelected);
     }

@@ -13,7 +13,7 @@ use quarry_storage::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::jobs::{Details, SCHEDULER};
+use super::jobs::{Details, SCHEDULER, context_digest};
 use super::keys::{KeyError, Span};
 use super::planning::{self, Target};
 use super::staleness::{Freshness, freshness};
@@ -50,6 +50,8 @@ struct Pass<'a> {
     rollups: &'a Rollups,
     /// Partitions that a queued or running job builds anyway, whoever asked.
     live: &'a HashSet<PartitionKey>,
+    /// Whose model it is.
+    context: &'a Value,
 }
 
 /// The body of the scheduler: a pass at once, then one every tick, until the stop signal.
@@ -60,7 +62,7 @@ pub(super) async fn schedule(inner: Arc<Inner>) {
         // Losing the pass is harmless: what it enqueued is durable, the rest is found missing again.
         let outcome = tokio::select! {
             () = stop.cancelled() => return,
-            outcome = pass(&inner, &inner.options.zones, inner.options.scheduled_at_once, next) => outcome,
+            outcome = pass(&inner, &[], inner.options.scheduled_at_once, next) => outcome,
         };
         if let Err(error) = outcome {
             tracing::warn!(%error, "a pass of the scheduler failed");
@@ -73,7 +75,7 @@ pub(super) async fn schedule(inner: Arc<Inner>) {
     }
 }
 
-/// Looks at every scheduled rollup in every zone and has built what is missing or stale, at most `at_once` jobs at the
+/// Looks at every scheduled rollup in every zone (those of the settings when there are none) and has built what is missing or stale, at most `at_once` jobs at the
 /// same time. Gives whether nothing was left to do at `until`.
 pub(super) async fn pass(inner: &Inner, zones: &[Zone], at_once: usize, until: Instant) -> Result<bool, StorageError> {
     // Who comes meanwhile waits, and then finds the answers of this pass.
@@ -146,33 +148,11 @@ async fn still_live(inner: &Inner, builds: Vec<Vec<JobId>>) -> Result<Vec<Vec<Jo
 /// next older ones (§16); partitions that one scan gives go with the newest of them. A failure is logged and costs its
 /// rollup a pause.
 async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut Looks) -> VecDeque<Unit> {
-    let rollups = (inner.parts.rollups)();
     let live: HashSet<PartitionKey> = live.iter().map(|job| job.partition.clone()).collect();
-    let pass = Pass { inner, rollups: &rollups, live: &live };
     let mut lists: Vec<VecDeque<Unit>> = Vec::new();
-    for (position, zone) in zones.iter().enumerate() {
-        for preagg in in_order(rollups.model()) {
-            // What is the same in every zone is one table.
-            let stored = |zone: &Zone| rollups.stored_zone(preagg.id, *zone);
-            let again = zones[..position].iter().any(|before| stored(before) == stored(zone));
-            if !preagg.scheduled_refresh || !preagg.is_stored() || again {
-                continue;
-            }
-            let name = format!("{}.{} {zone}", rollups.model().cube(preagg.id.cube).name, preagg.name);
-            if !inner.backoff.is_ready(&name, inner.parts.clock.now()) {
-                continue;
-            }
-            match pass.refresh(preagg, *zone, looks).await {
-                Ok(due) => {
-                    inner.backoff.forget(&name);
-                    lists.push(due);
-                }
-                Err(error) => {
-                    tracing::warn!(rollup = name, %error, "failed to plan a scheduled refresh");
-                    inner.backoff.note_failure(&name, inner.parts.clock.now());
-                }
-            }
-        }
+    for charge in inner.parts.charges(zones, &inner.options.zones).await {
+        let pass = Pass { inner, rollups: &charge.rollups, live: &live, context: &charge.context };
+        pass.all(&charge.zones, looks, &mut lists).await;
     }
     // Tables of former definitions are not kept.
     let now = inner.parts.clock.now();
@@ -197,6 +177,36 @@ fn in_order(model: &Model) -> impl Iterator<Item = &Preagg> {
 }
 
 impl Pass<'_> {
+    /// Adds a list of jobs for each rollup and zone.
+    async fn all(&self, zones: &[Zone], looks: &mut Looks, lists: &mut Vec<VecDeque<Unit>>) {
+        let Self { inner, rollups, context, .. } = *self;
+        let whose = if inner.parts.tenants.is_some() { format!(" {}", context_digest(context)) } else { String::new() };
+        for (position, zone) in zones.iter().enumerate() {
+            for preagg in in_order(rollups.model()) {
+                // What is the same in every zone is one table.
+                let stored = |zone: &Zone| rollups.stored_zone(preagg.id, *zone);
+                let again = zones[..position].iter().any(|before| stored(before) == stored(zone));
+                if !preagg.scheduled_refresh || !preagg.is_stored() || again {
+                    continue;
+                }
+                let name = format!("{}.{} {zone}{whose}", rollups.model().cube(preagg.id.cube).name, preagg.name);
+                if !inner.backoff.is_ready(&name, inner.parts.clock.now()) {
+                    continue;
+                }
+                match self.refresh(preagg, *zone, looks).await {
+                    Ok(due) => {
+                        inner.backoff.forget(&name);
+                        lists.push(due);
+                    }
+                    Err(error) => {
+                        tracing::warn!(rollup = name, %error, "failed to plan a scheduled refresh");
+                        inner.backoff.note_failure(&name, inner.parts.clock.now());
+                    }
+                }
+            }
+        }
+    }
+
     /// What a rollup lacks, newest first. Stores what is known of its table from now on.
     async fn refresh(&self, preagg: &Preagg, zone: Zone, looks: &mut Looks) -> Result<VecDeque<Unit>, RefreshError> {
         let target = Target::new(self.rollups, preagg, zone)?;
@@ -209,7 +219,7 @@ impl Pass<'_> {
             blocking(move || store.set_table_state(&table, state)).await?;
         }
         looks.insert(target.table.clone(), look);
-        let details = Details::new(&target, Value::Object(serde_json::Map::new()), false).to_text();
+        let details = Details::new(&target, self.context.clone(), false).to_text();
         let job = |partition| NewJob { partition, details: details.clone(), context: SCHEDULER.to_owned() };
         let most = if is_one_scan(self.inner, self.rollups, &target) { MAX_TOGETHER } else { 1 };
         let jobs: Vec<NewJob> = due.into_iter().map(job).collect();

@@ -69,6 +69,8 @@ impl Project {
             store: store.clone(),
             sources: Arc::new(BTreeMap::from([("default".to_owned(), source)])),
             rollups: Arc::new(move || Arc::clone(&rollups)),
+            hooks: None,
+            tenants: None,
             clock: Clock::Fixed(at("2026-01-01")),
         };
         let options = RefreshOptions { scheduler, max_partitions: 100, ..self::options(2) };
@@ -391,6 +393,8 @@ fn empty_parts(dir: &tempfile::TempDir) -> RefreshParts {
         store: Store::open(options).expect("an empty folder"),
         sources: Arc::default(),
         rollups: Arc::new(move || Arc::clone(&rollups)),
+        hooks: None,
+        tenants: None,
         clock: Clock::Fixed(1_000_000),
     }
 }

@@ -22,7 +22,7 @@ use super::Inner;
 use super::build::{BuildError, Encoder, Feed, channel, cut_off, feed_batches};
 use super::planning::{Target, find_source};
 use super::worker::{
-    Claim, WorkError, layout_of, process, publish, refresh_key, report, settle, target_of, until_cancelled,
+    Claim, WorkError, layout_of, process, publish, refresh_key, report, rollups_of, settle, target_of, until_cancelled,
 };
 use crate::engine::EngineError;
 use crate::query::rollups::Rollups;
@@ -44,7 +44,7 @@ pub(super) fn is_one_scan(inner: &Inner, rollups: &Rollups, target: &Target) -> 
 
 /// Claims what is due of the same table, when one scan can give it all.
 pub(super) async fn companions(inner: &Arc<Inner>, first: &Claim) -> Vec<Claim> {
-    let rollups = (inner.parts.rollups)();
+    let Ok(rollups) = rollups_of(inner, first).await else { return Vec::new() };
     let target = match target_of(&rollups, first) {
         Ok(target) if is_one_scan(inner, &rollups, &target) => target,
         Ok(_) | Err(_) => return Vec::new(),
@@ -117,7 +117,7 @@ type Whole = (usize, Encoder);
 /// Runs one scan and publishes what it gives. A partition whose jobs hold their leases afterwards was not built.
 async fn build_all(inner: Arc<Inner>, claims: Vec<Claim>) -> Result<(), WorkError> {
     let Some(first) = claims.first() else { return Ok(()) };
-    let rollups = (inner.parts.rollups)();
+    let rollups = rollups_of(&inner, first).await?;
     let target = target_of(&rollups, first)?;
     let started_at = inner.parts.clock.now();
     let parts: Arc<[Part]> = prepare(&inner, &rollups, claims).await.into();

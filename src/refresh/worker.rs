@@ -219,9 +219,18 @@ pub(super) fn report(inner: &Inner, leases: &[Lease], progress: Progress) {
 /// Builds the file of a claim's partition by the model as it is now. With it comes what the refresh keys said before
 /// the source was read: what changes meanwhile is seen as a change later.
 async fn build(inner: &Arc<Inner>, claim: &Claim) -> Result<(FinishedFile, String), WorkError> {
-    let rollups = (inner.parts.rollups)();
+    let rollups = rollups_of(inner, claim).await?;
     let target = target_of(&rollups, claim)?;
     build_file(inner, &rollups, &target, (&claim.key, &claim.leases, claim.since())).await
+}
+
+/// The model that a claim is of.
+///
+/// # Errors
+/// There is none for its context.
+pub(super) async fn rollups_of(inner: &Inner, claim: &Claim) -> Result<Arc<Rollups>, WorkError> {
+    let details = claim.details.as_ref().ok_or(WorkError::Gone)?;
+    Ok(inner.parts.rollups_of(&details.context).await.map_err(super::RefreshError::from)?)
 }
 
 /// What is built for a claim.

@@ -180,7 +180,7 @@ impl Asked {
         let variables = variables_of(call.arguments.get("variables")).map_err(refuse)?;
         let operation = call.arguments.get("operationName").and_then(Value::as_str).filter(|name| !name.is_empty());
         check_variables(&document, operation, &variables).map_err(refuse)?;
-        let current = parts.model.load_full();
+        let current = call.model(parts);
         let model = current.rollups.model();
         let members = visible(model, &call.asker(parts));
         let schema = parts.graphql.of(model, members).map_err(Unread::Failed)?;

@@ -25,7 +25,7 @@ const STATES: [&str; 5] = ["queued", "running", "done", "failed", "cancelled"];
 pub(in super::super) async fn list(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let filter = parse_filter(&call.url)?;
     let page = parts.refresher.list(&filter).await?;
-    let jobs: Vec<Value> = page.jobs.iter().map(|job| describe_with_token(job, &parts.options.preagg_schema)).collect();
+    let jobs: Vec<Value> = page.jobs.iter().map(|job| describe_with_token(job, call.preagg_schema(parts))).collect();
     let body = json!({"jobs": jobs, "total": page.total, "offset": filter.offset, "limit": filter.limit});
     Ok(json_response(StatusCode::OK, body.to_string()))
 }
@@ -44,7 +44,7 @@ pub(in super::super) async fn start(parts: &ApiParts, call: &Call) -> Result<Res
 /// One job.
 pub(in super::super) async fn show(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let job = find(parts, &token(call)).await?;
-    Ok(answer(parts, &job))
+    Ok(answer(parts, call, &job))
 }
 
 /// One job, once it has ended or `timeout` seconds have passed: its state tells which.
@@ -58,7 +58,7 @@ pub(in super::super) async fn wait(parts: &ApiParts, call: &Call) -> Result<Resp
     if let Ok(waited) = tokio::time::timeout(patience, parts.refresher.wait(std::slice::from_ref(&id))).await {
         waited?;
     }
-    Ok(answer(parts, &find(parts, &id).await?))
+    Ok(answer(parts, call, &find(parts, &id).await?))
 }
 
 /// Cancels a job that has not ended; to cancel it twice is no fault.
@@ -73,7 +73,7 @@ pub(in super::super) async fn cancel(parts: &ApiParts, call: &Call) -> Result<Re
         return Err(ApiError::Conflict(format!("Job '{id}' has ended already: {}", job.status)));
     }
     tracing::info!(request_id = call.id, job = %id, "cancelled");
-    Ok(answer(parts, &job))
+    Ok(answer(parts, call, &job))
 }
 
 /// Builds again what a failed or cancelled job was for. The answer is the new job: the old one stays as it ended.
@@ -88,7 +88,7 @@ pub(in super::super) async fn retry(parts: &ApiParts, call: &Call) -> Result<Res
         super::webhook::watch(parts, webhook, vec![new.clone()]);
     }
     tracing::info!(request_id = call.id, job = %new, retry_of = %id, "retried");
-    Ok(answer(parts, &find(parts, &new).await?))
+    Ok(answer(parts, call, &find(parts, &new).await?))
 }
 
 fn token(call: &Call) -> JobId {
@@ -104,8 +104,8 @@ fn unknown(id: &JobId) -> ApiError {
     ApiError::NoJob(shown)
 }
 
-fn answer(parts: &ApiParts, job: &JobView) -> Response<Body> {
-    json_response(StatusCode::OK, describe_with_token(job, &parts.options.preagg_schema).to_string())
+fn answer(parts: &ApiParts, call: &Call, job: &JobView) -> Response<Body> {
+    json_response(StatusCode::OK, describe_with_token(job, call.preagg_schema(parts)).to_string())
 }
 
 fn parse_filter(url: &Map<String, Value>) -> Result<JobFilter, ApiError> {

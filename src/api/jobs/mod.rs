@@ -27,7 +27,7 @@ pub(super) async fn jobs(parts: &ApiParts, call: &Call) -> Result<Response<Body>
             preview(&Box::pin(parts.refresher.preview(&selection)).await?)
         }
         JobRequest::Post { selection, wait, .. } => start(parts, call, *selection, wait).await?,
-        JobRequest::Get { tokens, as_object } => show(entries(parts, tokens).await?, as_object),
+        JobRequest::Get { tokens, as_object } => show(entries(parts, call, tokens).await?, as_object),
     };
     Ok(json_response(StatusCode::OK, body.to_string()))
 }
@@ -46,14 +46,18 @@ async fn start(parts: &ApiParts, call: &Call, selection: Selection, wait: Option
     if let Ok(waited) = tokio::time::timeout(wait, parts.refresher.wait(&ids)).await {
         waited?;
     }
-    Ok(show(entries(parts, tokens).await?, false))
+    Ok(show(entries(parts, call, tokens).await?, false))
 }
 
-async fn entries(parts: &ApiParts, tokens: Vec<String>) -> Result<Vec<(String, Option<Map<String, Value>>)>, ApiError> {
+async fn entries(
+    parts: &ApiParts,
+    call: &Call,
+    tokens: Vec<String>,
+) -> Result<Vec<(String, Option<Map<String, Value>>)>, ApiError> {
     let mut entries = Vec::with_capacity(tokens.len());
     for token in tokens {
         let job = parts.refresher.find_job(&JobId::from_token(&token)).await?;
-        entries.push((token, job.map(|job| describe(&job, &parts.options.preagg_schema))));
+        entries.push((token, job.map(|job| describe(&job, call.preagg_schema(parts)))));
     }
     Ok(entries)
 }

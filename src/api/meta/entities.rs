@@ -24,7 +24,7 @@ const MAX_LIMIT: usize = 10_000;
 
 /// `/v1/data-sources`: the sources of the cubes that the caller sees.
 pub(in crate::api) fn data_sources(parts: &ApiParts, call: &Call) -> Response<Body> {
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let asker = call.asker(parts);
     let viewer = Viewer::new(parts, call, current.rollups.model(), &asker);
     let seen = viewer.model.cubes().iter().filter(|cube| viewer.sees(cube));
@@ -42,7 +42,7 @@ pub(in crate::api) fn data_sources(parts: &ApiParts, call: &Call) -> Response<Bo
 /// # Errors
 /// `offset` or `limit` is no number that fits.
 pub(in crate::api) fn entities(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let asker = call.asker(parts);
     let viewer = Viewer::new(parts, call, current.rollups.model(), &asker);
     page(&viewer, call, |cube| {
@@ -57,7 +57,7 @@ pub(in crate::api) fn entities(parts: &ApiParts, call: &Call) -> Result<Response
 /// # Errors
 /// As [`entities`].
 pub(in crate::api) async fn all_entities(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
-    let rollups = Arc::clone(&parts.model.load().rollups);
+    let rollups = Arc::clone(&call.model(parts).rollups);
     let lineage = lineage_of(&rollups).await?;
     let asker = call.asker(parts);
     let viewer = Viewer { extended: true, ..Viewer::new(parts, call, rollups.model(), &asker) };
@@ -69,7 +69,7 @@ pub(in crate::api) async fn all_entities(parts: &ApiParts, call: &Call) -> Resul
 /// # Errors
 /// There is no such entity that the caller sees.
 pub(in crate::api) async fn one_entity(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
-    let rollups = Arc::clone(&parts.model.load().rollups);
+    let rollups = Arc::clone(&call.model(parts).rollups);
     let lineage = lineage_of(&rollups).await?;
     let asker = call.asker(parts);
     let viewer = Viewer { extended: true, ..Viewer::new(parts, call, rollups.model(), &asker) };

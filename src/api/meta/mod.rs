@@ -17,7 +17,7 @@ use crate::query::policy::{Asker, may_select};
 
 /// Reads nothing but `extended` (its presence counts) and `onlyViews` (exactly `true`).
 pub(super) fn meta(parts: &ApiParts, call: &Call) -> Response<Body> {
-    let current = parts.model.load_full();
+    let current = call.model(parts);
     let extended = call.arguments.contains_key("extended");
     let only_views = call.arguments.get("onlyViews").and_then(Value::as_str) == Some("true");
     let asker = call.asker(parts);

@@ -18,6 +18,10 @@ fn faults_are_told_at_start_and_by_check() {
         ("module.exports = { dbType: 'postgres' }", "\"dbType\" is not allowed: it was removed from Cube"),
         ("module.exports = {\n  queryRewrite: (query => query\n}", "cube.js:3:1: "),
         ("const jwt = require('jsonwebtoken')", "cube.js:1:21: the package 'jsonwebtoken' is not available"),
+        (
+            "module.exports = { http: { cors: { origin: /example/ } } }",
+            "\"http.cors.origin\" must be a string, a boolean or an array of strings",
+        ),
         ("for (;;) {}", "the script did not end within 1 s"),
         ("module.exports = { basePath: 'api' }", "CUBEJS_BASE_PATH is 'api', but a path such as /api is expected"),
         ("module.exports = { jwt: { jwkUrl: () => 'http://keys' } }", "\"jwt.jwkUrl\" must be a string"),

@@ -4,6 +4,7 @@ mod entry;
 mod faults;
 mod options;
 mod rewrite;
+mod tenants;
 
 use serde_json::{Value, json};
 

@@ -1,9 +1,11 @@
 //! Options of `cube.js` that are values: they overrule the environment.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{MODEL, ask, count, counted, project};
-use crate::server::{LOAD, SECRET, Server, sign};
+use crate::server::{LOAD, SECRET, Server, sign, wait_until};
 
 #[test]
 fn options_are_stronger_than_the_environment_and_weaker_than_flags() {
@@ -68,4 +70,55 @@ fn code_of_the_project_is_used_as_it_is() {
     assert_eq!(reply.value()["data"][0]["orders.tenant"], "acme", "{}", reply.body);
     assert!(server.log().contains("rewriting"), "{}", server.log());
     assert_eq!(count(&server, &json!({})), "3");
+}
+
+#[test]
+fn cross_origin_requests_are_those_of_the_options() {
+    let server = Server::start_with(
+        &project(
+            "module.exports = { http: { cors: { origin: ['https://app.example.com'], credentials: true, maxAge: 600,
+               allowedHeaders: 'authorization,x-own', methods: ['GET', 'POST'] } } }",
+        ),
+        &[("QUARRY_CORS_ORIGINS", "https://other.example.com")],
+    );
+    let preflight = |origin: &str| {
+        let call = server.call("OPTIONS", LOAD).header("origin", origin);
+        call.header("access-control-request-method", "POST").send()
+    };
+    let reply = preflight("https://app.example.com");
+    let header = |name: &str| reply.header(name).unwrap_or_default();
+    assert_eq!(reply.status, 204);
+    assert_eq!(header("access-control-allow-origin"), "https://app.example.com");
+    assert_eq!(header("access-control-allow-credentials"), "true");
+    assert_eq!(header("access-control-max-age"), "600");
+    assert_eq!(header("access-control-allow-headers"), "authorization,x-own");
+    assert_eq!(header("access-control-allow-methods"), "GET,POST");
+    let refused = preflight("https://other.example.com");
+    assert_eq!(refused.header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn the_logger_is_told_and_changes_nothing() {
+    let server = Server::start(&project(
+        "module.exports = { logger: (message, params) => {
+           console.warn(message, params.method, params.path, params.status);
+           throw new Error('no log');
+         } }",
+    ));
+    assert_eq!(count(&server, &json!({})), "5");
+    let line = "REST API Request POST /cubejs-api/v1/load 200";
+    wait_until("the logger's line", Duration::from_secs(10), || server.log().contains(line).then_some(()));
+    assert_eq!(count(&server, &json!({})), "5");
+}
+
+#[test]
+fn options_of_the_orchestrator_may_be_a_function() {
+    let options = "async () => ({ rollupOnlyMode: true, continueWaitTimeout: 5 })";
+    let server = Server::start(&project(&format!("module.exports = {{ orchestratorOptions: {options} }}")));
+    let refused = count(&server, &json!({}));
+    assert!(refused.starts_with("400 ") && refused.contains("No pre-aggregation"), "{refused}");
+    let by_caller = "({ securityContext }) => ({ rollupOnlyMode: securityContext.strict })";
+    let server = Server::start(&project(&format!("module.exports = {{ orchestratorOptions: {by_caller} }}")));
+    assert_eq!(count(&server, &json!({})), "5");
+    assert!(server.log().contains("orchestratorOptions have no effect"), "{}", server.log());
 }

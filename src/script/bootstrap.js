@@ -87,5 +87,11 @@
   }
   for (const name of ['performance', 'navigator', 'escape', 'unescape']) delete globalThis[name];
   Object.defineProperty(globalThis, '__load', { value: load });
-  Object.defineProperty(globalThis, '__unload', { value: () => loaded.clear() });
+  // Forgets a file that was cut off in the middle; or all of them.
+  const unload = (name) => {
+    for (const names of [loaded, busy]) name === undefined ? names.clear() : names.delete(name);
+  };
+  Object.defineProperty(globalThis, '__unload', { value: unload });
+  // Who waits for time puts a function here; names that are not there may mean something else to a model.
+  Object.defineProperty(globalThis, '__idle', { value: null, configurable: true });
 })

@@ -162,6 +162,8 @@ impl Sandbox {
             self.finish_jobs(ctx)
         })
         .map_err(|mut fault| {
+            // It has not run; a fault of that is a consequence.
+            let _ = self.call("__unload", &[name.into()]);
             // There was no memory to note the place either.
             if fault.kind == FaultKind::Memory && fault.place.is_none() {
                 let at = self.shared.files.text(name).and_then(outline::only_loop);

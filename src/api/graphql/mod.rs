@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_graphql::dynamic::Schema;
 use async_graphql::parser::parse_query;
 use async_graphql::parser::types::ExecutableDocument;
-use async_graphql::{Request, Response as Executed, ServerError, Value as Literal, Variables};
+use async_graphql::{Pos, Request, Response as Executed, ServerError, Value as Literal, Variables};
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value, json};
 
 use self::names::{Names, visible};
-use self::schema::{Purpose, Rows};
+use self::schema::{Collected, Purpose, Rows};
 use super::error::{ApiError, json_response};
 use super::{ApiParts, Call, load};
 use crate::model::{MemberId, Model};
@@ -100,26 +100,35 @@ pub(super) async fn graphql(parts: &ApiParts, call: &Call) -> Result<Response<Bo
         let text = format!("Too many queries: {given} given, at most {most} are answered in one request");
         return Ok(refusal(&ServerError::new(text, None)));
     }
-    let answering = queries.into_iter().map(|(key, selected)| async move {
+    let answering = queries.into_iter().map(|Collected { key, place, selected }| async move {
         match selected {
-            Err(text) => Ok((key, Err(text))),
-            Ok(selected) => Ok((key, answer(parts, call, selected.into_query()).await?)),
+            Err(text) => Ok((key, place, Err(text))),
+            Ok(selected) => Ok((key, place, answer(parts, call, selected.into_query()).await?)),
         }
     });
     let answering: Vec<_> = answering.map(Box::pin).collect();
-    let answered: Vec<(String, Result<Value, String>)> =
+    let answered: Vec<(String, Pos, Result<Value, String>)> =
         futures::stream::iter(answering).buffered(PARALLEL_QUERIES).try_collect().await.map_err(|e: ApiError| e)?;
 
     let (mut extensions, mut rows, mut many) = (Map::new(), HashMap::new(), 0);
-    for (key, result) in answered {
-        let filled = result.map(|mut answer| {
-            extend(&mut extensions, &mut answer);
-            let zone = answer["query"]["timezone"].as_str().and_then(|name| Zone::from_str_insensitive(name).ok());
-            let Value::Array(rows) = answer["data"].take() else { return Arc::new(Rows::default()) };
-            many += rows.len();
-            Arc::new(Rows { rows, zone: zone.unwrap_or(Zone::UTC) })
-        });
-        rows.insert(key, filled);
+    let mut unanswered = Vec::new();
+    for (key, place, result) in answered {
+        match result {
+            Ok(mut answer) => {
+                extend(&mut extensions, &mut answer);
+                let zone = answer["query"]["timezone"].as_str().and_then(|name| Zone::from_str_insensitive(name).ok());
+                let Value::Array(found) = answer["data"].take() else { continue };
+                many += found.len();
+                rows.insert(key, Arc::new(Rows { rows: found, zone: zone.unwrap_or(Zone::UTC) }));
+            }
+            Err(message) => unanswered.push(json!({"message": message, "path": [key],
+                "locations": [{"line": place.line, "column": place.column}]})),
+        }
+    }
+    if !unanswered.is_empty() {
+        // `cube` may not be null, so that the whole is.
+        let body = json!({"errors": unanswered, "data": null});
+        return Ok(json_response(StatusCode::INTERNAL_SERVER_ERROR, body.to_string()));
     }
     let filling = Arc::new(Purpose::Fill(rows));
     let executed = if many > MANY_ROWS {
@@ -153,7 +162,7 @@ pub(super) async fn to_json(parts: &ApiParts, call: &Call) -> Result<Response<Bo
         Ok(asked) => {
             let collecting = Arc::new(Purpose::Collect(Mutex::default()));
             let learned = asked.execute(Arc::clone(&collecting)).await;
-            let first = collecting.collected().into_iter().next().and_then(|(_, selected)| selected.ok());
+            let first = collecting.collected().into_iter().next().and_then(|cube| cube.selected.ok());
             first.filter(|_| learned.errors.is_empty()).map(selection::Selected::into_query)
         }
         Err(Unread::Refused(_)) => None,
@@ -240,7 +249,7 @@ fn extend(extensions: &mut Map<String, Value>, answer: &mut Value) {
     }
 }
 
-/// The answer of an execution: 400 when the document broke the rules, 500 when a query was not answered (§11.7).
+/// The answer of an execution, or 400 when the document broke the rules (§11.7).
 fn finished(executed: &Executed, extensions: Map<String, Value>) -> Response<Body> {
     if executed.errors.is_empty() {
         let mut body = json!({ "data": data_of(&executed.data) });
@@ -250,11 +259,7 @@ fn finished(executed: &Executed, extensions: Map<String, Value>) -> Response<Bod
         return json_response(StatusCode::OK, body.to_string());
     }
     let errors: Vec<Value> = executed.errors.iter().map(error_of).collect();
-    if executed.errors.iter().all(|error| error.path.is_empty()) {
-        return json_response(StatusCode::BAD_REQUEST, json!({ "errors": errors }).to_string());
-    }
-    let body = json!({"errors": errors, "data": null});
-    json_response(StatusCode::INTERNAL_SERVER_ERROR, body.to_string())
+    json_response(StatusCode::BAD_REQUEST, json!({ "errors": errors }).to_string())
 }
 
 fn refusal(error: &ServerError) -> Response<Body> {

@@ -8,7 +8,7 @@ use async_graphql::dynamic::{
     Enum, Field, FieldFuture, FieldValue, InputObject, InputValue, Object, ResolverContext, Scalar, Schema,
     SchemaError, TypeRef,
 };
-use async_graphql::{Error, Value as Literal};
+use async_graphql::{Error, Pos, Value as Literal};
 use serde_json::Value;
 
 use super::names::{CubeNames, Kind, MemberNames, Names};
@@ -30,23 +30,34 @@ pub(super) struct Rows {
 
 /// What one execution is for: first to learn what is asked, then to shape what was answered.
 pub(super) enum Purpose {
-    /// Collects the query of every `cube`, by its key in the answer.
-    Collect(Mutex<Vec<(String, Result<Selected, String>)>>),
-    /// Fills in rows, by the same keys.
-    Fill(HashMap<String, Result<Arc<Rows>, String>>),
+    /// Collects the query of every `cube`.
+    Collect(Mutex<Vec<Collected>>),
+    /// Fills in rows, by the keys of the answer.
+    Fill(HashMap<String, Arc<Rows>>),
+}
+
+/// A `cube` of a document.
+pub(super) struct Collected {
+    /// Its key in the answer.
+    pub(super) key: String,
+    pub(super) place: Pos,
+    /// What is asked; the text says what cannot be.
+    pub(super) selected: Result<Selected, String>,
 }
 
 impl Purpose {
     /// The queries that were collected; those of one key are one.
-    pub(super) fn collected(&self) -> Vec<(String, Result<Selected, String>)> {
+    pub(super) fn collected(&self) -> Vec<Collected> {
         let Self::Collect(found) = self else { return Vec::new() };
-        let mut merged: Vec<(String, Result<Selected, String>)> = Vec::new();
-        for (key, selected) in found.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            match (merged.iter_mut().find(|(known, _)| *known == key), selected) {
-                (Some((_, Ok(known))), Ok(selected)) => known.merge(selected),
-                (Some((_, known)), Err(fault)) => *known = Err(fault),
-                (Some((_, Err(_))), Ok(_)) => {}
-                (None, selected) => merged.push((key, selected)),
+        let mut merged: Vec<Collected> = Vec::new();
+        for cube in found.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            match merged.iter_mut().find(|known| known.key == cube.key) {
+                None => merged.push(cube),
+                Some(known) => match (&mut known.selected, cube.selected) {
+                    (Ok(known), Ok(selected)) => known.merge(selected),
+                    (known, Err(fault)) => *known = Err(fault),
+                    (Err(_), Ok(_)) => {}
+                },
             }
         }
         merged
@@ -145,17 +156,17 @@ fn answer<'a>(context: &ResolverContext<'a>, names: &Names) -> Result<FieldValue
                 defaults: defaults.collect(),
             };
             let selected = Selected::of(field, &context.args, &around);
-            found.lock().unwrap_or_else(PoisonError::into_inner).push((key, selected));
+            let place = context.ctx.item.pos;
+            found.lock().unwrap_or_else(PoisonError::into_inner).push(Collected { key, place, selected });
             Ok(FieldValue::list(Vec::<FieldValue<'_>>::new()))
         }
         Purpose::Fill(answers) => match answers.get(&key) {
-            Some(Ok(rows)) => {
+            Some(rows) => {
                 let member: Arc<str> = "".into();
                 Ok(FieldValue::list((0..rows.rows.len()).map(|row| {
                     FieldValue::owned_any(Cell { rows: Arc::clone(rows), row, member: Arc::clone(&member) })
                 })))
             }
-            Some(Err(text)) => Err(Error::new(text)),
             None => Err(Error::new("the query was not answered")),
         },
     }

@@ -137,8 +137,11 @@ fn responses(method: &Method, access: Access, shape: &Value) -> Value {
     let mut all =
         Map::from_iter([("200".to_owned(), json!({"description": "What was asked for.", "content": content}))]);
     let further: Vec<u64> = shape["statuses"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    // GraphQL has a form of its own for what is wrong.
+    let refused = shape["refused"].as_str().unwrap_or("Error");
     let mut add = |status: u64, description: &str| {
-        let schema = if status == 500 && access == Access::Public { "Health" } else { "Error" };
+        let refused = if status == 413 || status == 408 { "Error" } else { refused };
+        let schema = if status == 500 && access == Access::Public { "Health" } else { refused };
         let content = json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{schema}")}}});
         all.insert(status.to_string(), json!({"description": description, "content": content}));
     };
@@ -207,6 +210,7 @@ mod tests {
         let mut found = Vec::new();
         named(&document, &mut found);
         named(&serde_json::from_str(SHAPES).expect("JSON"), &mut found);
+        found.push("#/components/schemas/GraphqlRefusal".to_owned());
         for reference in &found {
             let there = document.pointer(reference.trim_start_matches('#')).is_some();
             assert!(there, "{reference} is not there");

@@ -129,8 +129,9 @@ fn trap_12_a_time_dimension_yields_two_keys() {
     assert_eq!(row["events.at.day"], row["events.at"]);
     let keys: Vec<&String> = row.as_object().expect("a row").keys().collect();
     assert_eq!(keys, ["events.at.day", "events.count", "events.at"]);
-    let row = answer(&by_day(&json!({"limit": 1, "dimensions": ["events.at"]})))["data"][0].clone();
-    assert_ne!(row["events.at.day"], row["events.at"], "a dimension of that name keeps its value: {row}");
+    let rows = answer(&by_day(&json!({"dimensions": ["events.at"]})))["data"].clone();
+    let keeps = |row: &Value| row["events.at"].as_str().is_some_and(|text| !text.ends_with("T00:00:00.000"));
+    assert!(rows.as_array().expect("rows").iter().any(keeps), "a dimension of that name keeps its value: {rows}");
 }
 
 #[test]

@@ -72,6 +72,7 @@ struct Bench {
     agent: ureq::Agent,
     server: Server,
     body: String,
+    body_anew: String,
     runtime: tokio::runtime::Runtime,
     context: SessionContext,
     _dir: TempDir,
@@ -91,14 +92,24 @@ impl Bench {
         runtime.block_on(context.register_parquet("orders", path, ParquetReadOptions::default())).expect("the table");
         let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(60))).build();
         let body = json!({"query": query}).to_string();
-        Self { agent: config.into(), server, body, runtime, context, _dir: dir }
+        let body_anew = json!({"query": query, "cache": "no-cache"}).to_string();
+        Self { agent: config.into(), server, body, body_anew, runtime, context, _dir: dir }
     }
 
-    /// The query over HTTP, answered from the rollup.
+    /// The query over HTTP, answered from the rollup: as it is kept ready to be sent.
     fn load(&self) -> String {
+        self.post(&self.body)
+    }
+
+    /// The same, made anew each time.
+    fn load_anew(&self) -> String {
+        self.post(&self.body_anew)
+    }
+
+    fn post(&self, body: &str) -> String {
         let url = format!("{}/cubejs-api/v1/load", self.server.url);
         let request = self.agent.post(url).header("authorization", &self.server.token);
-        let mut response = request.header("content-type", "application/json").send(&self.body).expect("an answer");
+        let mut response = request.header("content-type", "application/json").send(body).expect("an answer");
         response.body_mut().read_to_string().expect("a body")
     }
 
@@ -119,6 +130,8 @@ impl Bench {
         let answer: Value = serde_json::from_str(&self.load()).expect("JSON");
         assert!(answer.get("usedPreAggregations").is_some(), "not from the rollup: {answer}");
         assert_eq!(answer["data"].as_array().map(Vec::len), Some(self.source()));
+        let anew: Value = serde_json::from_str(&self.load_anew()).expect("JSON");
+        assert_eq!(answer["data"], anew["data"]);
     }
 }
 
@@ -127,6 +140,7 @@ fn main() {
     bench.assert_comparable();
     let mut criterion = Criterion::default().configure_from_args();
     criterion.bench_function("load/rollup query over HTTP", |b| b.iter(|| bench.load()));
+    criterion.bench_function("load/rollup query over HTTP, made anew", |b| b.iter(|| bench.load_anew()));
     criterion.bench_function("load/livez over HTTP", |b| b.iter(|| bench.livez()));
     criterion.bench_function("load/DataFusion over raw Parquet", |b| b.iter(|| bench.source()));
     criterion.final_summary();
@@ -134,10 +148,12 @@ fn main() {
         return;
     }
     let rollup = project::median(1000, || drop(bench.load()));
+    let anew = project::median(1000, || drop(bench.load_anew()));
     let livez = project::median(1000, || drop(bench.livez()));
     let source = project::median(50, || assert!(bench.source() > 0));
     eprintln!("medians over {} source rows:", project::ROWS);
     eprintln!("  rollup query over HTTP          {rollup:?}");
+    eprintln!("  the same, made anew              {anew:?}   ratio {:.2}", anew.div_duration_f64(livez));
     eprintln!("  /livez over HTTP                {livez:?}   ratio {:.2}", rollup.div_duration_f64(livez));
     eprintln!("  DataFusion over raw Parquet     {source:?}   ratio {:.3}", rollup.div_duration_f64(source));
 }

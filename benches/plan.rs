@@ -4,6 +4,7 @@ mod project;
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::Criterion;
 use quarry::engine::resident::Resident;
@@ -15,7 +16,9 @@ use quarry::query::normalize::{Limits, normalize};
 use quarry::query::policy::Asker;
 use quarry::query::request::{DateRange, FilterLeaf, FilterNode, Operator, Request, TimeDimensionRequest};
 use quarry::query::rollups::Rollups;
+use quarry::query::serve::{SourceAnswers, SourceOptions};
 use quarry::sources::Source;
+use quarry::tasks::Tasks;
 use quarry::time::{Clock, Zone};
 use quarry_storage::{Snapshot, Store, StoreOptions};
 use tempfile::TempDir;
@@ -64,6 +67,15 @@ impl Bench {
         let store = Store::open(options).expect("the store that was built");
         let engine = Engine::new(EngineOptions { memory_bytes: 1 << 30, cores: 2 }).expect("an engine");
         let source = Source::files(dir.path().to_owned(), engine.clone());
+        // Nothing is asked of a source here.
+        let unused = SourceOptions {
+            concurrency: [].into(),
+            timeout: Duration::ZERO,
+            orphaned: Duration::ZERO,
+            greatest_pause: Duration::ZERO,
+            result_bytes: 0,
+            clock: Clock::System,
+        };
         Self {
             rollups: Rollups::new(Arc::new(compiled.model)),
             snapshot: store.snapshot(),
@@ -74,6 +86,7 @@ impl Bench {
                 rollup_only: false,
                 schemas: Schemas::default(),
                 resident: Resident::new(1 << 28),
+                answers: SourceAnswers::new(&unused, Tasks::new()),
             },
             limits: Limits {
                 default_rows: 10_000,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use quarry_storage::{ErrorKind, StorageError, Store};
 
-use crate::api::{ApiOptions, ApiParts, ApiState, Cors, CorsError, GraphqlSchemas, Probes};
+use crate::api::{ApiOptions, ApiParts, ApiState, Cors, CorsError, Exports, Finished, GraphqlSchemas, Probes};
 use crate::auth::jwt::{KeyError, Verifier};
 use crate::auth::scope::Scopes;
 use crate::config::Config;
@@ -21,6 +21,7 @@ use crate::query::execute::{QueryService, Schemas};
 use crate::query::normalize::Limits;
 use crate::query::rollups::{CurrentModel, Rollups};
 use crate::query::route::FromSource;
+use crate::query::serve::{SourceAnswers, SourceOptions};
 use crate::query::tenants::{KeptModels, Tenants};
 use crate::refresh::{RefreshOptions, RefreshParts, Refresher};
 use crate::sources::Source;
@@ -37,6 +38,8 @@ const BUILD_SHARES: usize = 4;
 const MIN_SORT_BYTES: usize = 1 << 20;
 /// Compiled models that are kept where each app has its own, unless `compilerCacheSize` says otherwise.
 const MOST_MODELS: usize = 250;
+/// Of so many parts of the memory for answers, one is for those that are ready to be sent.
+const FINISHED_SHARE: usize = 4;
 /// How often development mode looks for changed model files.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -113,6 +116,15 @@ impl App {
         let build_sources = sources.iter().map(|(name, source)| (name.clone(), source.on(builder.clone()))).collect();
         let store = Store::open(config.store_options())?;
         let model = Arc::new(ArcSwap::from_pointee(current));
+        let tasks = Tasks::new();
+        let source_options = SourceOptions {
+            concurrency: sources.keys().map(|name| (name.clone(), config.waits.concurrency.on(name))).collect(),
+            timeout: config.query_timeout,
+            orphaned: config.waits.orphaned,
+            greatest_pause: config.greatest_pause,
+            result_bytes: (config.waits.result_bytes - config.waits.result_bytes / FINISHED_SHARE) as u64,
+            clock,
+        };
         let queries = QueryService {
             engine,
             sources: Arc::clone(&sources),
@@ -120,6 +132,7 @@ impl App {
             rest_bytes: config.memory_bytes / REST_SHARE,
             schemas: Schemas::default(),
             resident: Resident::new(config.memory_bytes as u64 / RESIDENT_SHARE),
+            answers: SourceAnswers::new(&source_options, tasks.clone()),
         };
         let current_rollups = Arc::clone(&model);
         let parts = RefreshParts {
@@ -144,7 +157,7 @@ impl App {
             sort_bytes: (config.build_memory_bytes / BUILD_SHARES / builds / 2).max(MIN_SORT_BYTES),
         };
         let refresher = Refresher::start(parts, options);
-        let app = Self { config, store, model, hooks, tenants, queries, refresher, clock, tasks: Tasks::new() };
+        let app = Self { config, store, model, hooks, tenants, queries, refresher, clock, tasks };
         if app.config.dev_mode {
             app.spawn_reload();
         }
@@ -163,6 +176,8 @@ impl App {
             model: Arc::clone(&self.model),
             store: self.store.clone(),
             queries: self.queries.clone(),
+            exports: Exports::new(config.waits.concurrency.default),
+            finished: Finished::new((config.waits.result_bytes / FINISHED_SHARE) as u64),
             refresher: self.refresher.clone(),
             tasks: self.tasks.clone(),
             clock: self.clock,
@@ -182,6 +197,7 @@ impl App {
                 dev_mode: config.dev_mode,
                 max_request_bytes: config.max_request_bytes,
                 query_timeout: config.query_timeout,
+                continue_wait: config.waits.continue_wait,
                 max_queries: config.max_queries,
                 preagg_schema: config.preagg_schema.clone(),
                 web_sockets: config.web_sockets,

@@ -3,7 +3,7 @@
 //! The map, in reading order; a module uses only modules of lower floors (`ARCHITECTURE.md`):
 //! [`names`], [`time`], [`tasks`] and [`script`] (vocabulary and ground services) · [`model`] (what exists) ·
 //! [`auth`] (who asks) · [`hooks`] (what a `cube.js` says) · [`engine`] (DataFusion) · [`preagg`] (rollups as stored tables) ·
-//! [`sources`] (where data come from) · [`query`] (answers one question) · [`refresh`] (keeps rollups
+//! [`sources`] (where data come from) · [`cache`] (work done once, results kept) · [`query`] (answers one question) · [`refresh`] (keeps rollups
 //! fresh) · [`api`] (speaks HTTP) · [`config`], [`app`], [`cli`] (put it together).
 #![warn(missing_docs)]
 #![cfg_attr(test, expect(clippy::needless_pass_by_value, reason = "one-line cases read better without &"))]
@@ -18,6 +18,7 @@ pub mod engine;
 pub mod hooks;
 pub mod model;
 
+pub mod cache;
 pub mod preagg;
 pub mod sources;
 

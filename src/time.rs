@@ -327,6 +327,11 @@ pub fn format_local(micros: i64) -> String {
     from_micros(micros).format("%Y-%m-%dT%H:%M:%S%.3f").to_string()
 }
 
+/// Whole microseconds; `i64::MAX` for what does not fit.
+pub fn micros(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// `10 min`, or seconds where it is no whole minute: how Cube's texts say durations.
 pub fn spoken_duration(length: std::time::Duration) -> String {
     let seconds = length.as_secs();
@@ -468,5 +473,10 @@ mod tests {
         let berlin: Zone = "Europe/Berlin".parse().expect("a zone");
         assert_eq!(utc_to_local(at("2024-10-27T00:30:00"), berlin), at("2024-10-27T02:30:00"));
         assert_eq!(utc_to_local(at("2024-10-27T01:30:00"), berlin), at("2024-10-27T02:30:00"));
+    }
+
+    #[test]
+    fn endless_durations_are_endless() {
+        assert_eq!(micros(std::time::Duration::MAX), i64::MAX);
     }
 }

@@ -8,6 +8,7 @@ use quarry_storage::{ErrorKind, StorageError};
 use serde_json::{Map, Value};
 
 use crate::auth::AuthError;
+use crate::cache::queue::Stage;
 use crate::hooks::HookError;
 use crate::query::QueryError;
 use crate::query::tenants::TenantError;
@@ -50,6 +51,12 @@ pub(super) enum ApiError {
     /// The caller has no model.
     #[error(transparent)]
     Tenant(#[from] TenantError),
+    /// The client takes none of the formats that there are.
+    #[error(
+        "None of the accepted types is available: application/json, application/x-ndjson, text/csv, \
+         application/vnd.apache.arrow.stream, application/vnd.apache.parquet"
+    )]
+    NotAcceptable,
     /// The query cannot be answered.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -74,11 +81,13 @@ struct Face {
     /// Errors of the data model's rules carry `type: UserError`.
     user_error: bool,
     text: String,
+    /// How far the query is, where the client is to ask again.
+    stage: Option<Stage>,
 }
 
 impl Face {
     fn new(status: StatusCode, text: &dyn ToString) -> Self {
-        Self { status, user_error: false, text: text.to_string() }
+        Self { status, user_error: false, text: text.to_string(), stage: None }
     }
 
     fn user_error(text: &dyn ToString) -> Self {
@@ -101,6 +110,7 @@ impl ApiError {
             Self::Invalid(_) | Self::Syntax(_) | Self::Aborted | Self::Timeout(_) => bad(self),
             Self::Slow => Face::new(StatusCode::REQUEST_TIMEOUT, self),
             Self::NoEntity(_) | Self::NoJob(_) => Face::new(StatusCode::NOT_FOUND, self),
+            Self::NotAcceptable => Face::new(StatusCode::NOT_ACCEPTABLE, self),
             Self::Conflict(_) => Face::new(StatusCode::CONFLICT, self),
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
             Self::Hook(error) => hook_face(error),
@@ -138,7 +148,9 @@ impl ApiError {
         if let Self::Hook(error) = &self {
             tracing::warn!(request_id, hook = error.place(), %error, "a hook of cube.js failed");
         }
-        if face.status.is_server_error() {
+        if face.stage.is_some() {
+            tracing::debug!(request_id, stage = ?face.stage, "the client is to ask again");
+        } else if face.status.is_server_error() {
             tracing::error!(request_id, status = face.status.as_u16(), error = %self, "request failed");
         } else {
             tracing::info!(request_id, status = face.status.as_u16(), error = %self, "request refused");
@@ -148,6 +160,15 @@ impl ApiError {
             body.insert("type".to_owned(), Value::from("UserError"));
         }
         body.insert("error".to_owned(), Value::from(face.text));
+        match face.stage {
+            None => {}
+            Some(Stage::InLine(place)) => _ = body.insert("stage".to_owned(), format!("#{place} in queue").into()),
+            Some(Stage::Running(elapsed)) => {
+                body.insert("stage".to_owned(), Value::from("Executing query"));
+                let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+                body.insert("timeElapsed".to_owned(), milliseconds.into());
+            }
+        }
         if show_request_id {
             body.insert("requestId".to_owned(), Value::from(request_id));
         }
@@ -194,8 +215,10 @@ fn query_face(error: &QueryError) -> Face {
         QueryError::Invalid(_) => Face::new(StatusCode::BAD_REQUEST, error),
         QueryError::UnknownMember(_) | QueryError::Join(_) | QueryError::Model(_) => Face::user_error(error),
         QueryError::HiddenMember { .. } => Face::new(StatusCode::INTERNAL_SERVER_ERROR, &format!("Error: {error}")),
+        // Not an error: the client is to ask again (§6.1).
+        QueryError::ContinueWait(stage) => Face { stage: Some(*stage), ..Face::new(StatusCode::OK, error) },
         // Cube answers 500 to the first two; the fault is the client's.
-        QueryError::LimitExceeded | QueryError::Engine(_) | QueryError::NoRollup { .. } => {
+        QueryError::LimitExceeded | QueryError::Engine(_) | QueryError::NoRollup { .. } | QueryError::Timeout(_) => {
             Face::new(StatusCode::BAD_REQUEST, &format!("Error: {error}"))
         }
     }
@@ -293,6 +316,19 @@ mod tests {
         let face = ApiError::from(hidden).face();
         assert_eq!(face.status.as_u16(), 500);
         assert!(face.text.starts_with("Error: You requested hidden member: 'orders__id'."), "{}", face.text);
+    }
+
+    #[tokio::test]
+    async fn asking_again_is_no_error() {
+        let body = async |stage| {
+            let response = ApiError::from(QueryError::ContinueWait(stage)).into_response("r", false);
+            assert_eq!(response.status(), StatusCode::OK);
+            let bytes = axum::body::to_bytes(response.into_body(), 1000).await.expect("a body");
+            String::from_utf8(bytes.to_vec()).expect("text")
+        };
+        let running = r#"{"error":"Continue wait","stage":"Executing query","timeElapsed":5002}"#;
+        assert_eq!(body(Stage::Running(Duration::from_millis(5002))).await, running);
+        assert_eq!(body(Stage::InLine(2)).await, r##"{"error":"Continue wait","stage":"#2 in queue"}"##);
     }
 
     #[test]

@@ -91,6 +91,15 @@ pub(super) async fn discard(body: Body) {
     drop(tokio::time::timeout(DISCARDING, drain).await);
 }
 
+/// A part of a path, percent-decoded.
+pub(super) fn decoded(part: &str) -> String {
+    // In a URL's query a plus would be a blank.
+    let as_query = format!("/?part={}", part.replace('+', "%2B").replace('&', "%26"));
+    let uri = as_query.parse::<Uri>().ok();
+    let text = uri.and_then(|uri| url_arguments(&uri).get("part")?.as_str().map(str::to_owned));
+    text.unwrap_or_else(|| part.to_owned())
+}
+
 async fn read_body(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
     let announced = header_text(headers, header::CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<usize>().ok());
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(max_bytes).min(1 << 20));
@@ -173,6 +182,13 @@ mod tests {
         let arguments =
             arguments(&Method::GET, &uri, &HeaderMap::new(), Body::empty(), limits).await.expect("arguments");
         assert_eq!(Value::Object(arguments), json!({"query": "{\"a\":1}", "extended": "", "queryType": "multi"}));
+    }
+
+    #[test]
+    fn parts_of_paths_are_decoded() {
+        for (part, expected) in [("a-span-1", "a-span-1"), ("a%20b%2Fc", "a b/c"), ("a+b&c", "a+b&c"), ("%zz", "%zz")] {
+            assert_eq!(decoded(part), expected);
+        }
     }
 
     #[test]

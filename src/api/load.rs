@@ -3,46 +3,100 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{Response, StatusCode};
+use axum::http::{Extensions, HeaderName, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::TryStreamExt as _;
 use quarry_storage::Snapshot;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::annotation::{annotation, time_key};
 use super::echo::{COMPARED_KEY, echo, pivot_query};
 use super::error::{ApiError, json_response};
 use super::explain::{describe, is_wanted};
+use super::export::{self, Format};
+use super::finished::{Asked, Kept, send_encoded};
 use super::live::Footprint;
 use super::question::{Question, query_type};
 use super::rows::{RowKey, Values, write_data};
-use super::{ApiParts, Call, wire};
+use super::running::preferred_wait;
+use super::{ApiParts, Call, extract, wire};
 use crate::model::{DataType, DimensionId, MemberId, Model};
 use crate::query::execute::{Answer, UsedRollup};
 use crate::query::expand::QueryType;
 use crate::query::explain::explain;
 use crate::query::normalize::Normalized;
-use crate::query::request::{DateRange, Request};
+use crate::query::request::{CacheMode, DateRange, Request};
 use crate::query::rollups::Rollups;
+use crate::query::serve::Asking;
 use crate::query::{OutputColumn, Query};
+use crate::time::format_local;
 
 /// Answers with more rows than this are written on a thread that may block.
 const MANY_ROWS: usize = 4096;
+/// Tells a client that its wish was heard (RFC 7240).
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// Queries of one request that run at the same time.
 const PARALLEL_QUERIES: usize = 4;
 
-/// Answers over HTTP.
+/// Answers over HTTP, in the format that the client likes best; tells it when it is waited for as it prefers.
 pub(super) async fn load(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
-    Ok(json_response(StatusCode::OK, answer(parts, call).await?))
+    match export::wanted(&call.headers)? {
+        Format::Json => load_json(parts, call).await,
+        format => export::export(parts, call, format).await,
+    }
+}
+
+async fn load_json(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+    let preferred = preferred_wait(&call.headers);
+    let mut response = match answer(parts, call).await {
+        Ok(Loaded { body, kept }) => {
+            let mut response = json_response(StatusCode::OK, body);
+            let accepted = extract::header_text(&call.headers, header::ACCEPT_ENCODING.as_str()).unwrap_or_default();
+            match kept.as_ref().and_then(|kept| kept.encoded(accepted)) {
+                Some(encoded) => send_encoded(&mut response, encoded),
+                None => response.extensions_mut().extend(kept_beside(kept)),
+            }
+            response
+        }
+        Err(error) if preferred.is_none() => return Err(error),
+        Err(error) => error.into_response(&call.id, call.caller.sees_inside(parts)),
+    };
+    if let Some(preferred) = preferred {
+        let applied = HeaderValue::try_from(format!("wait={}", preferred.as_secs()));
+        response.headers_mut().extend(applied.ok().map(|applied| (PREFERENCE_APPLIED, applied)));
+    }
+    Ok(response)
+}
+
+/// Has the compressed form kept, when it is made.
+fn kept_beside(kept: Option<Arc<Kept>>) -> Extensions {
+    let mut extensions = Extensions::new();
+    if let Some(kept) = kept {
+        extensions.insert(kept);
+    }
+    extensions
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// In JSON.
+    pub(super) body: Bytes,
+    /// Where it is kept, if it is.
+    kept: Option<Arc<Kept>>,
 }
 
 /// The JSON that answers a load request, whatever way it came: `query`, `queryType` and `cache` are read from the
 /// call's arguments, for its context. All queries of a request see one model, one snapshot and one moment.
 ///
 /// # Errors
-/// The request is refused, or cannot be answered now.
-pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiError> {
+/// The request is refused, or cannot be answered now; [`crate::query::QueryError::ContinueWait`] when it should come
+/// again.
+pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Loaded, ApiError> {
+    let patience = preferred_wait(&call.headers).unwrap_or(parts.options.continue_wait);
+    let until = Instant::now() + patience;
     let question = Question::read_for_client(&call.arguments, parts.options.max_queries)?;
     let explained = is_wanted(&call.arguments)?;
     let current = call.model(parts);
@@ -50,7 +104,26 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiEr
     let snapshot = parts.store.snapshot();
     let now = parts.clock.now();
     let mut asked = question.resolve(parts, call, &model, now).await?;
+    let follow = |is_stored: bool, asked: &[Normalized]| -> Result<(), ApiError> {
+        if let Some(place) = &call.followed {
+            // Whoever looked before us looked at the same.
+            let _ = place.set(Footprint::of(&current.rollups, asked, is_stored)?);
+        }
+        Ok(())
+    };
     let multi = query_type(&call.arguments).and_then(Value::as_str) == Some("multi");
+    // Who sees inside sees the request's id, and an explanation is made for one request.
+    let may_keep = !explained && !call.caller.sees_inside(parts);
+    let key = may_keep.then(|| {
+        let shape = format!("{:?} {multi}", question.kind);
+        let key_errors = parts.refresher.key_error_changes();
+        Asked { rollups: &current.rollups, snapshot: &snapshot, key_errors, shape: &shape }.key(&asked)
+    });
+    let fresh = |part: &Normalized| part.echo.cache == Some(CacheMode::NoCache);
+    if let Some(kept) = key.filter(|_| !asked.iter().any(fresh)).and_then(|key| parts.finished.find(key)) {
+        follow(true, &asked)?;
+        return Ok(Loaded { body: kept.plain(), kept: Some(kept) });
+    }
     let pivot = multi.then(|| {
         let echoes: Vec<&Request> = asked.iter().map(|part| &part.echo).collect();
         pivot_query(question.kind, echoes.first().map(|first| echo(first)).unwrap_or_default(), &echoes)
@@ -59,11 +132,11 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiEr
         // Such clients see the first result only.
         asked.truncate(1);
     }
-    let answers = answer_all(parts, &current.rollups, &snapshot, &asked).await?;
-    if let Some(place) = &call.followed {
-        // Whoever looked before us looked at the same.
-        let _ = place.set(Footprint::of(&current.rollups, &asked, &answers)?);
-    }
+    let state = (&*current.rollups, &snapshot);
+    let answers = answer_all(parts, state, &asked, (until, &call.id)).await?;
+    let is_stored = answers.iter().all(Answer::is_stored);
+    follow(is_stored, &asked)?;
+    let key = key.filter(|_| is_stored);
     let mut explanations = Vec::with_capacity(asked.len());
     for part in &asked {
         let found = if explained { Some(explain(&current.rollups, &snapshot, &part.query)?) } else { None };
@@ -81,29 +154,26 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Bytes, ApiEr
             answer,
         })
         .collect();
-    let rows: usize = results.iter().map(ResultFrame::rows).sum();
-    let write = move || match pivot {
-        Some(pivot) => write_wrapped(question.kind, results, pivot),
-        None => write_bare(results),
-    };
-    let body = if rows > MANY_ROWS {
-        tokio::task::spawn_blocking(write).await.map_err(|error| ApiError::Internal(error.to_string()))??
-    } else {
-        write()?
-    };
-    Ok(Bytes::from(body))
+    let body = write_all(question.kind, results, pivot).await?;
+    let kept = key.and_then(|key| parts.finished.keep(key, body.clone()));
+    Ok(Loaded { body, kept })
 }
 
 /// Runs the queries, some at a time; the error of the first that fails ends them all.
 async fn answer_all(
     parts: &ApiParts,
-    rollups: &Rollups,
-    snapshot: &Arc<Snapshot>,
+    (rollups, snapshot): (&Rollups, &Arc<Snapshot>),
     asked: &[Normalized],
+    (until, request_id): (Instant, &str),
 ) -> Result<Vec<Answer>, ApiError> {
     let limit = parts.options.query_timeout;
-    let running: Vec<_> =
-        asked.iter().map(|part| Box::pin(parts.queries.load(rollups, snapshot, &part.query))).collect();
+    let running: Vec<_> = asked
+        .iter()
+        .map(|part| {
+            let asking = Asking { mode: part.echo.cache.unwrap_or_default(), until, request_id };
+            Box::pin(parts.queries.answer(rollups, snapshot, &part.query, asking))
+        })
+        .collect();
     let answers = futures::stream::iter(running).buffered(PARALLEL_QUERIES).try_collect::<Vec<Answer>>();
     let answers = tokio::time::timeout(limit, answers).await.map_err(|_elapsed| ApiError::Timeout(limit))?;
     Ok(answers?)
@@ -139,6 +209,25 @@ impl ResultFrame {
     }
 }
 
+/// Many rows are written where nobody waits for the thread.
+async fn write_all(
+    kind: QueryType,
+    results: Vec<ResultFrame>,
+    pivot: Option<Map<String, Value>>,
+) -> Result<Bytes, ApiError> {
+    let rows: usize = results.iter().map(ResultFrame::rows).sum();
+    let write = move || match pivot {
+        Some(pivot) => write_wrapped(kind, results, pivot),
+        None => write_bare(results),
+    };
+    let body = if rows > MANY_ROWS {
+        tokio::task::spawn_blocking(write).await.map_err(|error| ApiError::Internal(error.to_string()))??
+    } else {
+        write()?
+    };
+    Ok(Bytes::from(body))
+}
+
 /// The one result, as it is.
 fn write_bare(results: Vec<ResultFrame>) -> Result<Vec<u8>, ApiError> {
     let mut out = Vec::with_capacity(4096);
@@ -151,6 +240,7 @@ fn write_bare(results: Vec<ResultFrame>) -> Result<Vec<u8>, ApiError> {
 /// All results, as `queryType=multi` asks for.
 fn write_wrapped(kind: QueryType, results: Vec<ResultFrame>, pivot: Map<String, Value>) -> Result<Vec<u8>, ApiError> {
     let mut out = Vec::with_capacity(4096);
+    let slow = results.iter().any(|result| result.answer.slow);
     out.extend_from_slice(format!("{{\"queryType\":\"{}\",\"results\":[", kind.as_str()).as_bytes());
     for (i, result) in results.into_iter().enumerate() {
         if i > 0 {
@@ -158,7 +248,7 @@ fn write_wrapped(kind: QueryType, results: Vec<ResultFrame>, pivot: Map<String, 
         }
         result.write(&mut out)?;
     }
-    out.extend_from_slice(format!("],\"pivotQuery\":{},\"slowQuery\":false}}", Value::Object(pivot)).as_bytes());
+    out.extend_from_slice(format!("],\"pivotQuery\":{},\"slowQuery\":{slow}}}", Value::Object(pivot)).as_bytes());
     Ok(out)
 }
 
@@ -185,6 +275,10 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
         head.insert(key.to_owned(), value);
     };
     put("lastRefreshTime", json!(wire::instant(answer.refreshed_at.unwrap_or(now))));
+    let keys = answer.source_keys.as_ref().filter(|_| sees_inside);
+    if let Some(keys) = keys.and_then(|text| serde_json::from_str(text).ok()) {
+        put("refreshKeyValues", keys);
+    }
     if !answer.used.is_empty() {
         let schema = call.preagg_schema(parts);
         let entries = answer.used.iter().map(|used| {
@@ -200,18 +294,24 @@ fn head(parts: &ApiParts, call: &Call, answered: &Answered<'_>) -> Map<String, V
     put("dataSource", json!(answer.data_source));
     put("dbType", json!(answer.db_type));
     put("external", json!(answer.used.iter().any(|used| used.external)));
-    put("slowQuery", json!(false));
+    put("slowQuery", json!(answer.slow));
     if let Some(total) = answer.total {
         put("total", json!(total));
     }
     head
 }
 
-/// Our own additions: the state that was read, and how much of it, where rollups were; the measures that are estimates,
+/// Our own additions: whether the limit left rows out; the state that was read, how old it is, and how much of it,
+/// where rollups were; the measures that are estimates,
 /// wherever they come from; the explanation where it is wanted.
 fn tail(answer: &Answer, snapshot: u64, estimates: &[String], explanation: Option<Value>) -> Map<String, Value> {
     let mut own = Map::new();
+    if answer.truncated {
+        own.insert("truncated".to_owned(), json!(true));
+    }
     if !answer.used.is_empty() {
+        own.extend(answer.refreshed_at.map(|built| ("builtAt".to_owned(), json!(wire::instant(built)))));
+        own.extend(answer.newest_time.map(|newest| ("sourceMaxTime".to_owned(), json!(format_local(newest)))));
         let partitions: usize = answer.used.iter().map(|used| used.partitions).sum();
         own.insert("snapshot".to_owned(), json!(snapshot));
         own.insert("partitions".to_owned(), json!(partitions));
@@ -263,7 +363,7 @@ pub(super) fn logical_table(schema: &str, id: &str) -> String {
 /// The keys of a row: the columns, then the bare name of every time dimension that is not a dimension
 /// itself, with the value of its finest granularity (§5.13), then what tells results apart or joins them
 /// (§5.14).
-fn row_keys(model: &Model, query: &Query, echo: &Request, kind: QueryType) -> Vec<RowKey> {
+pub(super) fn row_keys(model: &Model, query: &Query, echo: &Request, kind: QueryType) -> Vec<RowKey> {
     let columns = query.columns();
     let mut keys: Vec<RowKey> = Vec::with_capacity(columns.len() + 2);
     let mut bare: Vec<(DimensionId, crate::model::Grain, usize)> = Vec::new();

@@ -4,6 +4,7 @@
 //! walks the same way ([`dispatch`]): id → route → token → scope → arguments → handler → answer.
 //! A request takes one model and one snapshot and keeps them.
 
+mod accept;
 mod access;
 mod annotation;
 mod cors;
@@ -11,7 +12,9 @@ mod dry_run;
 mod echo;
 mod error;
 mod explain;
+mod export;
 mod extract;
+mod finished;
 mod graphql;
 mod health;
 mod jobs;
@@ -24,6 +27,7 @@ mod question;
 mod refresh;
 mod rewrite;
 mod rows;
+mod running;
 mod shown;
 mod sql;
 mod store;
@@ -40,7 +44,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, Response};
+use axum::http::{HeaderMap, Method, Response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use quarry_storage::Store;
@@ -48,8 +52,9 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::SizeAbove;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use self::access::{Caller, Entrant};
 use self::error::ApiError;
@@ -66,6 +71,8 @@ use crate::tasks::Tasks;
 use crate::time::{Clock, Zone};
 
 pub use self::cors::{Cors, CorsError, CorsOptions, CorsOrigin};
+pub use self::export::Exports;
+pub use self::finished::Finished;
 pub use self::graphql::Schemas as GraphqlSchemas;
 pub use self::health::Probes;
 pub use self::listen::ConnectionLimits;
@@ -144,6 +151,12 @@ static ROUTES: &[Route] = &[
         path: "/cubejs-api/v1/load",
         access: Access::Scoped(Scope::Data),
         handle: |parts, call| load::load(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::DELETE],
+        path: "/cubejs-api/v1/running-query/{name}",
+        access: Access::Authenticated,
+        handle: |parts, call| async { Ok(running::cancel(parts, call)) }.boxed(),
     },
     // Over HTTP a subscription is a client that asks again.
     Route {
@@ -349,6 +362,8 @@ pub struct ApiOptions {
     pub max_request_bytes: usize,
     /// How long the queries of a request may run.
     pub query_timeout: Duration,
+    /// How long a request waits for a source before the client is to ask again.
+    pub continue_wait: Duration,
     /// Most queries of one request: of an array, or of ranges that are compared.
     pub max_queries: usize,
     /// Prefix of table names shown to clients.
@@ -379,6 +394,10 @@ pub struct ApiParts {
     pub store: Store,
     /// Answers queries.
     pub queries: QueryService,
+    /// Answers that are ready to be sent.
+    pub finished: Finished,
+    /// Exports at the same time.
+    pub exports: Exports,
     /// Builds rollups.
     pub refresher: Refresher,
     /// What the API does in the background.
@@ -457,6 +476,8 @@ struct Call {
     caller: Caller,
     /// What stands for `{name}` in the path.
     name: Option<String>,
+    /// What it says of itself; none where it did not come over HTTP.
+    headers: HeaderMap,
     /// The URL's query.
     url: Map<String, Value>,
     /// The URL's query on GET, the body's keys on POST.
@@ -494,8 +515,9 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
 /// The surface as a service.
 fn router(state: ApiState) -> axum::Router {
     let cors = state.0.parts.options.cors.clone();
-    let compression = CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES));
-    cors.wrap(axum::Router::new().fallback(dispatch).with_state(state).layer(compression))
+    let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_compressing());
+    let router = axum::Router::new().fallback(dispatch).with_state(state).layer(compression);
+    cors.wrap(router.layer(axum::middleware::from_fn(finished::keep_compressed)))
 }
 
 /// The endpoint of a path, and what stands for `{name}` in it. `base` stands for [`BASE_PATH`].
@@ -511,6 +533,11 @@ fn find_route(method: &Method, path: &str, base: &str) -> Option<(&'static Route
     let moved = path.strip_prefix(base).filter(|rest| rest.starts_with('/'));
     let moved = moved.and_then(|rest| find(&format!("{BASE_PATH}{rest}")));
     moved.or_else(|| if path.starts_with(BASE_PATH) { None } else { find(path) })
+}
+
+/// What is long, or as long as nobody knows, and not compressed by itself.
+fn worth_compressing() -> impl Predicate {
+    SizeAbove::new(MIN_COMPRESSED_BYTES).and(NotForContentType::const_new("application/vnd.apache.parquet"))
 }
 
 async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<Body> {
@@ -545,7 +572,8 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
         let answered = async {
             let arguments = extract::arguments(&head.method, &head.uri, &head.headers, body, limits).await?;
             let url = extract::url_arguments(&head.uri);
-            let call = Call { id: id.clone(), caller, name, url, arguments, followed: None };
+            let call =
+                Call { id: id.clone(), caller, name, headers: head.headers.clone(), url, arguments, followed: None };
             (route.handle)(parts, &call).await
         };
         answered.await.map_err(|error| (error, sees_inside))
@@ -605,7 +633,7 @@ mod tests {
             ROUTES.iter().filter(|route| route.access == Access::Public).map(|route| route.path).collect();
         assert_eq!(public, ["/", "/livez", "/readyz", "/cubejs-api/v1/openapi.json", "/quarry/docs"]);
         let open = ROUTES.iter().filter(|route| route.access == Access::Authenticated).map(|route| route.path);
-        assert_eq!(open.collect::<Vec<_>>(), ["/cubejs-api/v1/graphql-to-json"]);
+        assert_eq!(open.collect::<Vec<_>>(), ["/cubejs-api/v1/running-query/{name}", "/cubejs-api/v1/graphql-to-json"]);
     }
 
     #[test]

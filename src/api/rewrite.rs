@@ -8,7 +8,7 @@ use super::question::Question;
 use super::{ApiParts, Call, wire};
 use crate::model::Model;
 use crate::query::QueryError;
-use crate::query::normalize::{Normalized, normalize};
+use crate::query::normalize::{Limits, Normalized, normalize};
 use crate::query::request::{FilterNode, Request, ResponseFormat};
 use crate::time::Zone;
 
@@ -24,8 +24,23 @@ impl Question {
         model: &Model,
         now: i64,
     ) -> Result<Vec<Normalized>, ApiError> {
+        self.resolve_within(parts, call, model, &parts.limits, now).await
+    }
+
+    /// As [`Question::resolve`], with other defaults and bounds than those of the settings.
+    ///
+    /// # Errors
+    /// As [`Question::resolve`].
+    pub(super) async fn resolve_within(
+        &self,
+        parts: &ApiParts,
+        call: &Call,
+        model: &Model,
+        limits: &Limits,
+        now: i64,
+    ) -> Result<Vec<Normalized>, ApiError> {
         let asker = call.asker(parts);
-        let mut asked = self.normalize(model, &parts.limits, &asker, now)?;
+        let mut asked = self.normalize(model, limits, &asker, now)?;
         let Some(hooks) = parts.hooks.as_ref().filter(|hooks| hooks.rewrites()) else { return Ok(asked) };
         // Who finds nothing anyway is not rewritten.
         let open: Vec<&mut Normalized> = asked.iter_mut().filter(|part| !part.query.denied).collect();
@@ -33,7 +48,7 @@ impl Question {
         let given = Box::pin(hooks.rewrite(shown, &call.caller.request())).await?;
         for (part, given) in open.into_iter().zip(given) {
             let request = taken(&given, &part.echo)?;
-            *part = normalize(&request, model, &parts.limits, &asker, now)?;
+            *part = normalize(&request, model, limits, &asker, now)?;
         }
         Ok(asked)
     }

@@ -3,6 +3,7 @@
 //! A column's writer is chosen once a batch, not once a cell. Numbers become JSON strings, times
 //! `YYYY-MM-DDTHH:mm:ss.SSS`, truth values JSON booleans.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use arrow::array::{
@@ -166,7 +167,11 @@ fn write_columns(out: &mut Vec<u8>, keys: &[RowKey], batches: &[RecordBatch]) ->
     Ok(())
 }
 
-fn cells<'a>(keys: &[RowKey], batch: &'a RecordBatch) -> Result<Vec<Cell<'a>>, RowError> {
+/// The columns of the keys in a batch.
+///
+/// # Errors
+/// As [`write_data`].
+pub(super) fn cells<'a>(keys: &[RowKey], batch: &'a RecordBatch) -> Result<Vec<Cell<'a>>, RowError> {
     keys.iter().map(|key| cell(key, batch)).collect()
 }
 
@@ -185,7 +190,7 @@ fn cell<'a>(key: &RowKey, batch: &'a RecordBatch) -> Result<Cell<'a>, RowError> 
 }
 
 /// A column with the way its cells are written.
-enum Cell<'a> {
+pub(super) enum Cell<'a> {
     Null,
     /// The same JSON in every row.
     Same(Vec<u8>),
@@ -286,7 +291,39 @@ impl<'a> Cell<'a> {
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>, row: usize) {
+    /// The text of a cell, without quotes and escapes; none for NULL.
+    pub(super) fn plain(&self, row: usize) -> Option<Cow<'_, str>> {
+        if self.is_null(row) {
+            return None;
+        }
+        match self {
+            Self::Utf8(_) | Self::LargeUtf8(_) | Self::Utf8View(_) => self.text(row).map(Cow::Borrowed),
+            Self::TimeText(cell) => {
+                let text = cell.text(row).unwrap_or_default();
+                Some(time_text(text).map_or(Cow::Borrowed(text), Cow::Owned))
+            }
+            Self::Dictionary(_, keys, values) => values.plain(keys[row]),
+            Self::Other(formatter, _) => Some(formatter.value(row).to_string().into()),
+            Self::Same(json) => serde_json::from_slice::<String>(json).ok().map(Cow::Owned),
+            // What they write holds nothing to be escaped.
+            Self::Null
+            | Self::Boolean(_)
+            | Self::Int64(_)
+            | Self::UInt64(_)
+            | Self::Signed(..)
+            | Self::Float64(_)
+            | Self::Float32(_)
+            | Self::Decimal(..)
+            | Self::Time(..) => {
+                let mut json = Vec::with_capacity(32);
+                self.write(&mut json, row);
+                Some(String::from_utf8_lossy(&json).trim_matches('"').to_owned().into())
+            }
+        }
+    }
+
+    /// Appends a cell as JSON.
+    pub(super) fn write(&self, out: &mut Vec<u8>, row: usize) {
         if self.is_null(row) {
             out.extend_from_slice(b"null");
             return;

@@ -15,13 +15,15 @@ pub enum Scope {
     Data,
     /// The SQL that would run.
     Sql,
-    /// Builds of rollups. The only one that is closed by default.
+    /// Builds of rollups. Closed by default.
     Jobs,
+    /// All rows of a query, without a limit: our own, closed by default.
+    Export,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Graphql, Self::Meta, Self::Data, Self::Sql, Self::Jobs];
+    pub const ALL: [Self; 6] = [Self::Graphql, Self::Meta, Self::Data, Self::Sql, Self::Jobs, Self::Export];
 
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Scope {
             Self::Data => "data",
             Self::Sql => "sql",
             Self::Jobs => "jobs",
+            Self::Export => "export",
         }
     }
 
@@ -51,7 +54,7 @@ impl fmt::Display for Scope {
 pub struct Scopes(Vec<Scope>);
 
 impl Default for Scopes {
-    /// All but `jobs`.
+    /// All but `jobs` and `export`.
     fn default() -> Self {
         Self(vec![Scope::Graphql, Scope::Meta, Scope::Data, Scope::Sql])
     }
@@ -82,9 +85,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_are_closed_by_default() {
+    fn jobs_and_exports_are_closed_by_default() {
         let scopes = Scopes::default();
-        assert!(Scope::ALL.into_iter().filter(|s| *s != Scope::Jobs).all(|s| scopes.check(s).is_ok()));
+        let closed = [Scope::Jobs, Scope::Export];
+        assert!(Scope::ALL.into_iter().all(|scope| scopes.check(scope).is_ok() != closed.contains(&scope)));
+        assert_eq!(scopes.check(Scope::Export).expect_err("closed").to_string(), "API scope is missing: export");
         assert_eq!(scopes.check(Scope::Jobs).expect_err("closed").to_string(), "API scope is missing: jobs");
     }
 

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 mod cube;
 mod transport;
+mod waits;
 
 use quarry_storage::{RowBand, StoreOptions};
 
+pub use self::waits::WaitSettings;
 use crate::api::{ConnectionLimits, CorsOptions};
 use crate::auth::jwt::{JwtOptions, KeySetOptions};
 use crate::hooks::{CubeJs, foreign};
@@ -55,6 +57,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// `CUBEJS_DB_QUERY_TIMEOUT`.
     pub query_timeout: Duration,
+    /// How queries wait for sources, and what is kept of their answers.
+    pub waits: WaitSettings,
     /// `QUARRY_MAX_QUERIES`: most queries of one request.
     pub max_queries: usize,
     /// `QUARRY_FILL_FROM_SOURCE`: the source answers for what a rollup does not cover.
@@ -245,6 +249,7 @@ impl Config {
             timezone: read.zone("CUBEJS_DEFAULT_TIMEZONE"),
             max_request_bytes: read.bytes("CUBEJS_MAX_REQUEST_SIZE", 50 << 20, (100 << 10)..=(64 << 20)),
             query_timeout: read.duration("CUBEJS_DB_QUERY_TIMEOUT", Duration::from_secs(600)),
+            waits: read.waits(cores),
             max_queries: read.number("QUARRY_MAX_QUERIES", 100, 1..=10_000),
             fill_from_source: read.boolean("QUARRY_FILL_FROM_SOURCE", false),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
@@ -454,8 +459,16 @@ impl Reader {
 
     /// The setting for builds alone wins, then that of a data source, then that of all.
     fn concurrency(&mut self, cores: usize) -> Concurrency {
-        const OF_ALL: &str = "CUBEJS_CONCURRENCY";
-        let of_all = self.number(OF_ALL, cores, 1..=256);
+        const OF_BUILDS: &str = "CUBEJS_REFRESH_WORKER_CONCURRENCY";
+        let of_sources = self.source_concurrency(cores);
+        match self.text(OF_BUILDS) {
+            Some(_) => Concurrency::of_all(self.number(OF_BUILDS, of_sources.default, 1..=256)),
+            None => of_sources,
+        }
+    }
+
+    fn source_concurrency(&mut self, default: usize) -> Concurrency {
+        let of_all = self.number("CUBEJS_CONCURRENCY", default, 1..=256);
         let names: Vec<(String, String)> = self
             .values
             .keys()
@@ -465,10 +478,7 @@ impl Reader {
             })
             .collect();
         let by_source = names.into_iter().map(|(source, name)| (source, self.number(&name, of_all, 1..=256))).collect();
-        match self.text("CUBEJS_REFRESH_WORKER_CONCURRENCY") {
-            Some(_) => Concurrency::of_all(self.number("CUBEJS_REFRESH_WORKER_CONCURRENCY", of_all, 1..=256)),
-            None => Concurrency { default: of_all, by_source },
-        }
+        Concurrency { default: of_all, by_source }
     }
 
     /// Also by its old name.
@@ -619,7 +629,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn load(values: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn load(values: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::from_values(Path::new("project"), values, &Overrides::default(), Vec::new())
     }
@@ -691,6 +701,16 @@ mod tests {
         let both = [("CUBEJS_CONCURRENCY", "4"), ("CUBEJS_DS_FAR_CONCURRENCY", "2")];
         assert_eq!(of(&both), (4, 2, None));
         assert_eq!(of(&[both[0], both[1], ("CUBEJS_REFRESH_WORKER_CONCURRENCY", "7")]), (7, 7, None));
+        let queries = |values: &[(&str, &str)]| {
+            let all: Vec<_> =
+                [("CUBEJS_API_SECRET", "s"), ("QUARRY_CORES", "3")].iter().chain(values).copied().collect();
+            let config = load(&all).expect("valid");
+            (config.waits.concurrency.on("default"), config.waits.concurrency.on("Far"))
+        };
+        assert_eq!(queries(&[]), (5, 5));
+        assert_eq!(queries(&[both[0], both[1], ("CUBEJS_REFRESH_WORKER_CONCURRENCY", "7")]), (4, 2));
+        let faults = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_CONCURRENCY", "0")]).expect_err("none at all").0;
+        assert_eq!(faults.len(), 1, "{faults:?}");
         assert_eq!(of(&[("CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID", "5")]).2, Some(5));
         assert_eq!(of(&[("CUBEJS_SCHEDULED_REFRESH_CONCURRENCY", "6")]).2, Some(6));
     }

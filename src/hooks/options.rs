@@ -64,7 +64,7 @@ const QUERY_QUEUE: &[Key] = &[
     key("concurrency", Number(1, 256), Ignored),
     key("continueWaitTimeout", Number(0, 90), Ignored),
     key("executionTimeout", NUMBER, Honoured),
-    key("orphanedTimeout", NUMBER, Ignored),
+    key("orphanedTimeout", NUMBER, Honoured),
     key("heartBeatInterval", NUMBER, Ignored),
     key("sendProcessMessageFn", Function, Ignored),
     key("sendCancelMessageFn", Function, Ignored),

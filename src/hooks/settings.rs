@@ -22,6 +22,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("orchestratorOptions.preAggregationsOptions.maxPartitions", "CUBEJS_MAX_PARTITIONS_PER_CUBE"),
     ("orchestratorOptions.preAggregationsOptions.queueOptions.concurrency", "CUBEJS_REFRESH_WORKER_CONCURRENCY"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.executionTimeout", "CUBEJS_DB_QUERY_TIMEOUT"),
+    ("orchestratorOptions.queryCacheOptions.queueOptions.orphanedTimeout", "QUARRY_ORPHANED_TIMEOUT"),
     ("orchestratorOptions.rollupOnlyMode", "CUBEJS_ROLLUP_ONLY"),
     ("pgSqlPort", "CUBEJS_PG_SQL_PORT"),
     ("preAggregationsSchema", "CUBEJS_PRE_AGGREGATIONS_SCHEMA"),

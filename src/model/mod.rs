@@ -46,7 +46,7 @@ pub mod stage;
 mod symbols;
 pub mod template;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod title;
 pub mod view;
 mod view_groups;

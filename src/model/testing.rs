@@ -34,7 +34,7 @@ cubes:
 ";
 
 /// [`SHOP`] with entries added to the lists of `orders`, one a line and without indentation, and `more` keys.
-pub(super) fn shop(measures: &str, dimensions: &str, more: &str) -> String {
+pub(crate) fn shop(measures: &str, dimensions: &str, more: &str) -> String {
     let indented =
         |text: &str, by: usize| text.lines().map(|line| format!("{:by$}{line}", "")).collect::<Vec<_>>().join("\n");
     SHOP.replace("<measures>", &indented(measures, 6))
@@ -42,22 +42,22 @@ pub(super) fn shop(measures: &str, dimensions: &str, more: &str) -> String {
         .replace("<more>", &indented(more, 4))
 }
 
-pub(super) fn compile(source: &str) -> Result<Compiled, Vec<Diagnostic>> {
+pub(crate) fn compile(source: &str) -> Result<Compiled, Vec<Diagnostic>> {
     compile_files(&[("m.yml", source)])
 }
 
-pub(super) fn compile_files(files: &[(&str, &str)]) -> Result<Compiled, Vec<Diagnostic>> {
+pub(crate) fn compile_files(files: &[(&str, &str)]) -> Result<Compiled, Vec<Diagnostic>> {
     let files: Vec<_> = files.iter().map(|(path, source)| (PathBuf::from(path), (*source).to_owned())).collect();
     compile_sources(&files, &CompileContext::default())
 }
 
-pub(super) fn render(diagnostics: &[Diagnostic]) -> String {
+pub(crate) fn render(diagnostics: &[Diagnostic]) -> String {
     diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// The model of a source that has no faults.
 #[track_caller]
-pub(super) fn model(source: &str) -> Model {
+pub(crate) fn model(source: &str) -> Model {
     match compile(source) {
         Ok(compiled) => compiled.model,
         Err(diagnostics) => panic!("{}", render(&diagnostics)),
@@ -66,7 +66,7 @@ pub(super) fn model(source: &str) -> Model {
 
 /// All diagnostics of a source, without `m.yml:` and without hints.
 #[track_caller]
-pub(super) fn diagnostics(source: &str) -> Vec<String> {
+pub(crate) fn diagnostics(source: &str) -> Vec<String> {
     let found = match compile(source) {
         Ok(compiled) => compiled.warnings,
         Err(diagnostics) => diagnostics,
@@ -76,7 +76,7 @@ pub(super) fn diagnostics(source: &str) -> Vec<String> {
 
 /// Checks the one diagnostic that a changed shop has: everything behind the position, and the hint.
 #[track_caller]
-pub(super) fn check_one(source: &str, expected: &str) {
+pub(crate) fn check_one(source: &str, expected: &str) {
     let found = match compile(source) {
         Ok(compiled) => compiled.warnings,
         Err(diagnostics) => diagnostics,

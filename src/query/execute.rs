@@ -3,27 +3,26 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::AsArray as _;
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use quarry_storage::{FileId, Partition, Snapshot, TableId};
 use quick_cache::sync::Cache;
 
 use super::explain::told;
-use super::lower::{
-    LeafSource, Origins, Statement, column_alias, join_table, plan_statement, rollup_table, union_table,
-};
+use super::lower::column_alias;
 use super::plan::{Plan, Shape, plan};
+use super::planned::{Planned, rest_table, scan_table, single_count, whole_count};
 use super::rest::{gather, rest_columns};
 use super::rollups::Rollups;
-use super::route::{RollupRoute, Route, route};
-use super::scan::{Original, Scan, originals};
+use super::route::{Route, route};
+use super::scan::{Scan, originals};
+use super::serve::SourceAnswers;
 use super::{OutputColumn, Query, QueryError};
-use crate::engine::Engine;
 use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema, tables_catalog};
 use crate::engine::resident::Resident;
-use crate::model::{MemberId, Model, PreaggId, PreaggKind};
+use crate::engine::{BatchStream, Engine};
+use crate::model::{MemberId, Model, PreaggId};
 use crate::preagg::coverage::LocalRange;
 use crate::sources::{Brought, Source};
 
@@ -42,6 +41,8 @@ pub struct QueryService {
     pub schemas: Schemas,
     /// Partitions kept in memory.
     pub resident: Resident,
+    /// The lines of the sources, and what they answered.
+    pub answers: SourceAnswers,
 }
 
 /// An answered query.
@@ -55,14 +56,31 @@ pub struct Answer {
     pub total: Option<u64>,
     /// The rollups used; none for an answer from the source.
     pub used: Vec<UsedRollup>,
-    /// UTC microseconds: the oldest build used; none for an answer from the source (that is: now).
+    /// Whether the limit left rows out.
+    pub truncated: bool,
+    /// UTC microseconds: the oldest build used, or when the source was asked; none when that was just now.
     pub refreshed_at: Option<i64>,
+    /// The newest time among the stored rows that were read, in the rollup's zone; as far as it is known.
+    pub newest_time: Option<i64>,
+    /// What the refresh keys of the source said when it was asked, as JSON.
+    pub source_keys: Option<String>,
+    /// Whether a source was asked for all of its rows, with or without stored rows for some cubes.
+    pub from_asked_source: bool,
+    /// Whether the answer is old because a new one takes too long.
+    pub slow: bool,
     /// The times that the source answered for beside rollups, wall clock of the query's zone or UTC.
     pub from_source: Vec<LocalRange>,
     /// Name of the source.
     pub data_source: String,
     /// Kind of the source.
     pub db_type: &'static str,
+}
+
+impl Answer {
+    /// Whether the state of the store alone decides it: no source had a part in it.
+    pub fn is_stored(&self) -> bool {
+        !self.used.is_empty() && self.from_source.is_empty() && !self.from_asked_source
+    }
 }
 
 /// A rollup that took part in an answer.
@@ -111,32 +129,51 @@ impl QueryService {
     /// # Errors
     /// See [`QueryError`].
     pub async fn load(&self, rollups: &Rollups, snapshot: &Arc<Snapshot>, query: &Query) -> Result<Answer, QueryError> {
+        let wide = query.one_more();
+        let planned = self.plan(rollups, snapshot, &wide)?;
+        self.load_planned(rollups, &planned, &wide).await
+    }
+
+    /// Starts a query; its rows come as they are read, the columns in the order of [`Query::columns`]. Sources are
+    /// asked at once, and nothing is kept. Whoever reads must hold `snapshot` to the end.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn stream(
+        &self,
+        rollups: &Rollups,
+        snapshot: &Arc<Snapshot>,
+        query: &Query,
+    ) -> Result<BatchStream, QueryError> {
         let planned = self.plan(rollups, snapshot, query)?;
         let statement = planned.statement(rollups, true)?.inlined();
-        // Made once, so that rows and their number are of one state.
         let tables = self.tables(rollups, &planned).await?;
-        let batches = self.run(&planned, statement, tables.clone()).await?;
-        let total = match (query.total, whole_count(query, &batches)) {
+        if planned.rollups().next().is_some() {
+            return Ok(self.engine.stream(statement, tables_catalog(tables)).await?);
+        }
+        Ok(planned.source.stream_over(statement, tables).await?)
+    }
+
+    /// Runs a planned query at once. `wide` asks for one row more than is wanted, which shows whether there are more.
+    pub(super) async fn load_planned(
+        &self,
+        rollups: &Rollups,
+        planned: &Planned<'_>,
+        wide: &Query,
+    ) -> Result<Answer, QueryError> {
+        let statement = planned.statement(rollups, true)?.inlined();
+        // Made once, so that rows and their number are of one state.
+        let tables = self.tables(rollups, planned).await?;
+        let batches = self.run(planned, statement, tables.clone()).await?;
+        let total = match (wide.total, whole_count(wide, &batches)) {
             (false, _) => None,
             (true, Some(counted)) => Some(counted),
             (true, None) => {
                 let counting = planned.statement(rollups, false)?.counted().inlined();
-                Some(single_count(&self.run(&planned, counting, tables).await?))
+                Some(single_count(&self.run(planned, counting, tables).await?))
             }
         };
-        let used = planned.used(rollups);
-        let refreshed_at = planned.scans().map(Scan::oldest).min();
-        let source = planned.source;
-        Ok(Answer {
-            columns: query.columns(),
-            batches,
-            total,
-            used,
-            refreshed_at,
-            from_source: planned.source_ranges(),
-            data_source: planned.data_source,
-            db_type: source.db_type(),
-        })
+        Ok(planned.answer_of(rollups, wide, batches, total))
     }
 
     /// Plans a query without running it.
@@ -177,7 +214,12 @@ impl QueryService {
         Ok(SqlPreview { text, params, used, from_source, data_source: planned.data_source, aliases })
     }
 
-    fn plan(&self, rollups: &Rollups, snapshot: &Snapshot, query: &Query) -> Result<Planned<'_>, QueryError> {
+    pub(super) fn plan(
+        &self,
+        rollups: &Rollups,
+        snapshot: &Snapshot,
+        query: &Query,
+    ) -> Result<Planned<'_>, QueryError> {
         let model = rollups.model();
         let plan = plan(model, query)?;
         let (routes, looked_at) = self.routes(rollups, snapshot, &plan)?;
@@ -189,17 +231,18 @@ impl QueryService {
             Route::Rollup(_) => None,
         });
         let Some(rejections) = rejections else {
-            return Ok(Planned { plan, routes, originals: Vec::new(), source, data_source });
+            return Ok(Planned { plan, routes, originals: Vec::new(), source, data_source, asks_source: false });
         };
         let (originals, without) = originals(rollups, snapshot, &plan);
         // What is read from stored rows alone does not reach the source.
-        if self.rollup_only && (originals.is_empty() || !without.is_empty()) {
+        let asks_source = originals.is_empty() || !without.is_empty();
+        if self.rollup_only && asks_source {
             // The first level that no rollup answers is the last one that was looked at.
             let leaf = plan.leaves().into_iter().nth(looked_at);
             let explanation = leaf.map(|leaf| told(model, leaf, rejections)).unwrap_or_default();
             return Err(QueryError::NoRollup { explanation });
         }
-        Ok(Planned { plan, routes, originals, source, data_source })
+        Ok(Planned { plan, routes, originals, source, data_source, asks_source })
     }
 
     /// A rollup for every level, or the source for all of them: an answer that mixes both would mix two states.
@@ -251,7 +294,7 @@ impl QueryService {
         Ok(planned.source.collect_over(sql, tables).await?.batches)
     }
 
-    async fn stored_table(&self, scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
+    pub(super) async fn stored_table(&self, scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
         match self.resident.table(scan.pinned()).await? {
             Some(table) => Ok(table),
             None => Ok(file_table(scan, self.schemas.of(&scan.sample)?)),
@@ -274,114 +317,6 @@ fn file_table(scan: &Scan, schema: SchemaRef) -> Arc<dyn TableProvider> {
         rows: partition.rows,
     });
     Arc::new(PartitionTable::new(schema, files.collect()))
-}
-
-/// A query with its routes: a rollup a level, or the source.
-struct Planned<'a> {
-    plan: Plan,
-    routes: Vec<Route>,
-    /// Stored rows that stand for cubes at the source.
-    originals: Vec<Original>,
-    source: &'a Source,
-    data_source: String,
-}
-
-impl Planned<'_> {
-    /// The rollups used, with their levels.
-    fn rollups(&self) -> impl Iterator<Item = (usize, &RollupRoute)> {
-        self.routes.iter().enumerate().filter_map(|(level, route)| match route {
-            Route::Rollup(rollup) => Some((level, rollup)),
-            Route::Source(_) => None,
-        })
-    }
-
-    /// All stored rows that are read.
-    fn scans(&self) -> impl Iterator<Item = &Scan> {
-        let rollups = self.rollups().flat_map(|(_, rollup)| &rollup.scans);
-        rollups.chain(self.originals.iter().map(|original| &original.scan))
-    }
-
-    /// The times that the source answers for beside rollups.
-    fn source_ranges(&self) -> Vec<LocalRange> {
-        let rests = self.rollups().filter_map(|(_, route)| route.rest.as_ref());
-        rests.flat_map(|rest| rest.ranges.iter().copied()).collect()
-    }
-
-    /// What a level asks.
-    fn level(&self, level: usize) -> &Query {
-        let leaf = self.plan.leaves().into_iter().nth(level);
-        leaf.map_or_else(|| self.plan.query(), |leaf| &leaf.query)
-    }
-
-    fn statement(&self, rollups: &Rollups, tail: bool) -> Result<Statement, QueryError> {
-        let model = rollups.model();
-        let leaves: Vec<LeafSource<'_>> = self
-            .routes
-            .iter()
-            .enumerate()
-            .map(|(level, route)| match route {
-                Route::Source(_) => LeafSource::Source,
-                Route::Rollup(route) => LeafSource::Rollup {
-                    preagg: rollups.definition(route.preagg),
-                    zone: route.zone,
-                    exact: route.exact,
-                    table: from_text(rollups, level, route),
-                },
-            })
-            .collect();
-        let cubes = self.originals.iter().map(|original| (original.cube, original.sql(model))).collect();
-        plan_statement(model, &self.plan, &Origins { leaves, cubes }, tail).checked()
-    }
-
-    fn used(&self, rollups: &Rollups) -> Vec<UsedRollup> {
-        let model = rollups.model();
-        let mut used: Vec<UsedRollup> = Vec::new();
-        for scan in self.scans() {
-            if used.iter().any(|known| known.table == scan.table) {
-                continue;
-            }
-            let (cube, preagg) = (model.cube(scan.preagg.cube), model.preagg(scan.preagg));
-            used.push(UsedRollup {
-                preagg: scan.preagg,
-                id: format!("{}.{}", cube.name, preagg.name),
-                logical: format!("{}.{}", cube.name, preagg.sql_alias.as_ref().unwrap_or(&preagg.name)),
-                kind: if preagg.kind == PreaggKind::OriginalSql { "originalSql" } else { "rollup" },
-                table: scan.table.clone(),
-                external: preagg.external,
-                last_updated_at: scan.newest(),
-                partitions: scan.partitions.len(),
-                refresh_keys: scan.partitions.iter().map(|partition| partition.refresh_key.clone()).collect(),
-            });
-        }
-        used
-    }
-}
-
-/// Name of the table of the n-th rollup of a level.
-fn scan_table(level: usize, position: usize) -> String {
-    let table = rollup_table(level);
-    if position == 0 { table } else { format!("{table}_part_{position}") }
-}
-
-/// Name of the table that the source fills for a level.
-fn rest_table(level: usize) -> String {
-    format!("{}_source", rollup_table(level))
-}
-
-/// What stands after FROM for the rows of a level.
-fn from_text(rollups: &Rollups, level: usize, route: &RollupRoute) -> String {
-    let (model, whole) = (rollups.model(), rollups.definition(route.preagg));
-    let tables: Vec<String> = (0..route.scans.len()).map(|position| scan_table(level, position)).collect();
-    if let Some(join) = rollups.joined(route.preagg) {
-        return join_table(model, whole, &join.plan, &tables);
-    }
-    let plain = whole.kind == PreaggKind::Rollup && route.rest.is_none();
-    if let ([table], true) = (tables.as_slice(), plain) {
-        return table.clone();
-    }
-    let stored = route.scans.iter().zip(tables).map(|(scan, table)| (model.preagg(scan.preagg), table));
-    let rest = route.rest.iter().map(|_| (whole, rest_table(level)));
-    union_table(model, whole, &stored.chain(rest).collect::<Vec<_>>())
 }
 
 /// Most files whose columns are remembered.
@@ -444,47 +379,5 @@ fn collect_sources<'m>(model: &'m Model, shape: &Shape, names: &mut Vec<&'m str>
     names.extend(shape.tree.cubes().map(|cube| model.cube(cube).data_source.as_str()));
     for leaf in shape.sub_queries.iter().flat_map(|sub_query| sub_query.plan.leaves()) {
         collect_sources(model, &leaf.shape, names);
-    }
-}
-
-/// The number of rows without limit and offset, when the rows at hand tell it: the last page is short.
-fn whole_count(query: &Query, batches: &[RecordBatch]) -> Option<u64> {
-    let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
-    let short = query.limit.is_none_or(|limit| rows < limit);
-    (short && (rows > 0 || query.offset == 0)).then_some(query.offset + rows)
-}
-
-/// The number in the one row of a counting statement.
-fn single_count(batches: &[RecordBatch]) -> u64 {
-    let counts = batches
-        .iter()
-        .filter(|batch| batch.num_rows() > 0)
-        .filter_map(|batch| batch.columns().first()?.as_primitive_opt::<Int64Type>().map(|column| column.value(0)));
-    counts.map(|count| u64::try_from(count).unwrap_or(0)).next().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::Int64Array;
-
-    use super::*;
-
-    #[test]
-    fn a_short_page_tells_the_total() {
-        let page = |rows: i64| {
-            let column: arrow::array::ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
-            vec![RecordBatch::try_from_iter([("n", column)]).expect("one column")]
-        };
-        let asked = |limit, offset| Query { limit, offset, ..Query::default() };
-        assert_eq!(whole_count(&asked(Some(10), 0), &page(3)), Some(3));
-        assert_eq!(whole_count(&asked(Some(10), 20), &page(3)), Some(23));
-        assert_eq!(whole_count(&asked(Some(10), 0), &page(0)), Some(0));
-        assert_eq!(whole_count(&asked(None, 0), &page(30)), Some(30));
-        // A full page, or a page beyond the end, tells nothing.
-        assert_eq!(whole_count(&asked(Some(10), 0), &page(10)), None);
-        assert_eq!(whole_count(&asked(Some(10), 20), &page(0)), None);
-        assert_eq!(whole_count(&asked(Some(0), 0), &page(0)), None);
     }
 }

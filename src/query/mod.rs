@@ -3,7 +3,8 @@
 //! Rooms in order of the walk: [`request`] (what a client asked, names still text) →
 //! [`normalize`] (names to ids, dates to ranges, defaults, limits) → [`route`] (which rollup, or the
 //! source, with reasons) → [`plan`] (a small typed tree) → [`lower`] (SQL text; the only place that
-//! writes SQL) → [`execute`] (batches). All but the last are pure functions.
+//! writes SQL) → [`execute`] (batches). All but the last are pure functions. [`serve`] puts what goes to a source in
+//! line and keeps what it answers.
 
 mod date_words;
 pub mod dates;
@@ -11,13 +12,16 @@ pub mod execute;
 pub mod expand;
 pub mod explain;
 mod filters;
+mod fresh;
 #[cfg(test)]
 mod golden;
+pub mod keys;
 pub mod lineage;
 pub mod lower;
 mod members;
 pub mod normalize;
 pub mod plan;
+mod planned;
 pub mod policy;
 pub mod request;
 mod rest;
@@ -26,17 +30,20 @@ pub mod route;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod scan;
+pub mod serve;
 mod stored_times;
 pub mod tenants;
 pub mod tooling;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::cache::queue::Stage;
 use crate::model::quantile::Quantile;
 use crate::model::{
     AggKind, CubeId, DimensionId, Grain, Hint, MeasureId, MeasureKind, MemberId, Model, SegmentId, Template,
 };
-use crate::time::{Interval, TimeRange, Zone};
+use crate::time::{Interval, TimeRange, Zone, spoken_duration};
 
 /// A resolved, valid question about one [`crate::model::Model`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -289,6 +296,11 @@ impl Query {
         columns
     }
 
+    /// The same with one row more than wanted: it shows whether the limit leaves rows out.
+    pub fn one_more(&self) -> Self {
+        Self { limit: self.limit.map(|limit| limit.saturating_add(1)), ..self.clone() }
+    }
+
     /// The selected measures whose values are estimates.
     pub fn approximate(&self, model: &Model) -> Vec<MeasureId> {
         let estimates = |id: &MeasureId| {
@@ -383,6 +395,12 @@ pub enum QueryError {
         /// Why each candidate lost.
         explanation: String,
     },
+    /// The source needs longer than the request waits; the same request gets the answer later (`http-api.md` §6).
+    #[error("Continue wait")]
+    ContinueWait(Stage),
+    /// It ran too long. Cube's text.
+    #[error("Query execution timeout after {} of waiting", spoken_duration(*.0))]
+    Timeout(Duration),
     /// The source or the engine failed.
     #[error("{0}")]
     Engine(#[from] crate::engine::EngineError),

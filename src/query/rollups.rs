@@ -1,6 +1,7 @@
 //! The rollups of a model as tables: their statements, columns and stored names.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use quarry_storage::{Bounds, TableId};
@@ -49,6 +50,9 @@ pub struct Joined {
 #[derive(Debug)]
 pub struct Rollups {
     model: Arc<Model>,
+    /// Tells these from all others of this process.
+    instance: u64,
+    any_reads_claims: bool,
     plans: BTreeMap<PreaggId, Result<RollupPlan, String>>,
     joins: BTreeMap<PreaggId, Joined>,
     from_source: FromSource,
@@ -73,6 +77,9 @@ struct RollupPlan {
     keys: Vec<AppliedKey>,
 }
 
+/// Rollups that were made so far.
+static INSTANCES: AtomicU64 = AtomicU64::new(0);
+
 /// The columns of [`Rollups::range_sql`]'s single row, in order.
 pub const RANGE_COLUMNS: [&str; 3] = ["first", "last", "rows_without_time"];
 
@@ -83,12 +90,33 @@ impl Rollups {
         let plans = preaggs.map(|preagg| (preagg.id, prepare(&model, preagg).map_err(|e| e.to_string()))).collect();
         let joins = model.cubes().iter().flat_map(|cube| &cube.preaggs).filter_map(|preagg| join_of(&model, preagg));
         let joins = joins.collect();
-        Self { model, plans, joins, from_source: FromSource::default(), lineage: OnceLock::new() }
+        let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
+        let any_reads_claims = any_reads_claims(&model);
+        Self {
+            model,
+            instance,
+            any_reads_claims,
+            plans,
+            joins,
+            from_source: FromSource::default(),
+            lineage: OnceLock::new(),
+        }
     }
 
     /// The same, with what the source may add to rollups.
     pub fn with_source(self, from_source: FromSource) -> Self {
         Self { from_source, ..self }
+    }
+
+    /// A number that no other rollups of this process have, be their model the same: what is remembered of one model is
+    /// never taken for another's.
+    pub fn instance(&self) -> u64 {
+        self.instance
+    }
+
+    /// Whether any SQL of the model depends on who asks, beside access policies.
+    pub fn any_reads_claims(&self) -> bool {
+        self.any_reads_claims
     }
 
     /// What the source may add to rollups.
@@ -386,6 +414,22 @@ pub(super) fn shape_of(model: &Model, preagg: &Preagg) -> Result<Shape, QueryErr
 pub fn original_of(model: &Model, cube: CubeId) -> Option<PreaggId> {
     let mut preaggs = model.cube(cube).preaggs.iter();
     preaggs.find(|preagg| preagg.kind == PreaggKind::OriginalSql).map(|preagg| preagg.id)
+}
+
+fn any_reads_claims(model: &Model) -> bool {
+    model.cubes().iter().any(|cube| {
+        let source = match &cube.source {
+            CubeSource::Table(sql) | CubeSource::Query(sql) => sql.reads_claims(),
+            CubeSource::View(_) => false,
+        };
+        let dimensions = cube.dimensions.iter().map(|dimension| MemberId::Dimension(dimension.id));
+        let measures = cube.measures.iter().map(|measure| MemberId::Measure(measure.id));
+        let segments = cube.segments.iter().map(|segment| MemberId::Segment(segment.id));
+        let mut members = dimensions.chain(measures).chain(segments);
+        source
+            || cube.joins.iter().any(|join| join.sql.reads_claims())
+            || members.any(|member| templates(model, member).iter().any(|template| template.reads_claims()))
+    })
 }
 
 /// Whether some SQL that a query runs is of that kind.

@@ -122,7 +122,8 @@ pub fn originals(rollups: &Rollups, snapshot: &Snapshot, plan: &Plan) -> (Vec<Or
     (found, without)
 }
 
-fn collect_cubes(shape: &Shape, found: &mut Vec<CubeId>) {
+/// Adds the cubes that a level reads.
+pub(super) fn collect_cubes(shape: &Shape, found: &mut Vec<CubeId>) {
     shape.tree.cubes().for_each(|cube| push_new(found, cube));
     for keyed in &shape.keyed {
         keyed.tree.cubes().for_each(|cube| push_new(found, cube));

@@ -7,9 +7,9 @@ use std::time::Duration;
 use quarry_storage::{StorageError, TableId};
 
 use super::Inner;
-use super::staleness::micros;
 use crate::query::rollups::Rollups;
 use crate::tasks::blocking;
+use crate::time::micros;
 
 /// How often it looks.
 const PAUSE: Duration = Duration::from_secs(30);

@@ -28,6 +28,7 @@ mod worker;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quarry_storage::{
@@ -44,6 +45,7 @@ pub use self::verify::{Difference, Stored, Verification};
 use crate::hooks::Hooks;
 use crate::preagg::partition::TooManyBuckets;
 use crate::query::QueryError;
+use crate::query::keys::{KeyError, KeyOptions};
 use crate::query::rollups::Rollups;
 use crate::query::tenants::{TenantError, Tenants};
 use crate::sources::Source;
@@ -219,13 +221,17 @@ struct Inner {
 
 /// By table, why its refresh keys could not be evaluated last.
 #[derive(Debug, Default)]
-struct KeyErrors(std::sync::Mutex<HashMap<TableId, String>>);
+struct KeyErrors {
+    texts: std::sync::Mutex<HashMap<TableId, String>>,
+    /// How often one came, went or changed.
+    changes: AtomicU64,
+}
 
 impl KeyErrors {
     /// Tables of former definitions go when there are that many.
     const MAX: usize = 10_000;
 
-    fn note(&self, table: &TableId, error: &keys::KeyError) {
+    fn note(&self, table: &TableId, error: &KeyError) {
         let mut errors = self.lock();
         if errors.len() >= Self::MAX {
             errors.clear();
@@ -234,11 +240,14 @@ impl KeyErrors {
         if errors.get(table) != Some(&text) {
             tracing::warn!(%table, error = text, "failed to evaluate a refresh key; what is published serves on");
             errors.insert(table.clone(), text);
+            self.changes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn forget(&self, table: &TableId) {
-        self.lock().remove(table);
+        if self.lock().remove(table).is_some() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn find(&self, table: &TableId) -> Option<String> {
@@ -247,7 +256,7 @@ impl KeyErrors {
 
     /// A map is whole after every statement here, also in a thread that panicked.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TableId, String>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -275,7 +284,7 @@ impl Refresher {
         let (timeout, greatest_pause) = (options.timeout, options.greatest_pause);
         let inner = Arc::new(Inner {
             backoff: worker::Backoff::new(greatest_pause),
-            keys: keys::Keys::new(keys::KeyOptions { timeout, greatest_pause }),
+            keys: keys::Keys::new(KeyOptions { timeout, greatest_pause }),
             key_errors: KeyErrors::default(),
             permits: Arc::new(permits::Permits::new(options.concurrency.clone())),
             looks: tokio::sync::Mutex::default(),
@@ -376,6 +385,11 @@ impl Refresher {
     /// Why the refresh keys of a table could not be evaluated last; none when they could.
     pub fn key_error(&self, table: &TableId) -> Option<String> {
         self.inner.key_errors.find(table)
+    }
+
+    /// How often what [`Refresher::key_error`] tells has changed.
+    pub fn key_error_changes(&self) -> u64 {
+        self.inner.key_errors.changes.load(Ordering::Relaxed)
     }
 
     /// Goes back to versions that were published before; see [`Store::rollback`]. What is rolled back is held: the

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::jobs::{Details, SCHEDULER, context_digest};
-use super::keys::{KeyError, Span};
+use super::keys::Span;
 use super::planning::{self, Target};
 use super::staleness::{Freshness, freshness};
 use super::together::{MAX_TOGETHER, is_one_scan};
@@ -22,6 +22,7 @@ use super::worker::backoff_name;
 use super::{Inner, RefreshError};
 use crate::model::{Model, Preagg, PreaggKind};
 use crate::preagg::partition::{bucket_of, buckets_within};
+use crate::query::keys::KeyError;
 use crate::query::rollups::Rollups;
 use crate::tasks::blocking;
 use crate::time::{DAY_MICROS, Granularity, Zone};

@@ -1,7 +1,5 @@
 //! Published partition + what its refresh keys say now → missing, stale or fresh.
 
-use std::time::Duration;
-
 use quarry_storage::Partition;
 
 /// What a partition needs.
@@ -28,11 +26,6 @@ fn compare(built_with: Option<&str>, value: &str) -> Freshness {
     }
 }
 
-/// Whole microseconds; `i64::MAX` for what does not fit.
-pub(super) fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,10 +37,5 @@ mod tests {
         assert_eq!(compare(Some("[1]"), "[2]"), Freshness::Stale);
         // Its keys could not be evaluated when it was built.
         assert_eq!(compare(Some(""), "[2]"), Freshness::Stale);
-    }
-
-    #[test]
-    fn endless_durations_are_endless() {
-        assert_eq!(micros(Duration::MAX), i64::MAX);
     }
 }

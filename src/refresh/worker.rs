@@ -10,17 +10,18 @@ use quarry_storage::{
 use super::Inner;
 use super::build::{self, BuildError, Layout};
 use super::jobs::Details;
-use super::keys::{Span, timed_out};
+use super::keys::Span;
 use super::originals::make_ready;
 use super::permits::Permit;
 use super::planning::{Target, find_source};
-use super::staleness::micros;
 use super::together;
 use crate::names::MemberPath;
 use crate::preagg::partition::bucket_of;
 use crate::query::QueryError;
+use crate::query::keys::timed_out;
 use crate::query::rollups::Rollups;
 use crate::tasks::{TaskFailure, blocking};
+use crate::time::micros;
 
 /// Pause after the store failed; doubles up to [`GREATEST_PAUSE`].
 const LEAST_PAUSE: Duration = Duration::from_millis(500);

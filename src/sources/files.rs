@@ -16,7 +16,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::functions_table::all_default_table_functions;
 
 use super::columns::{ColumnsCache, file_format, join_columns, partition_type, with_text_for_unknown};
-use super::folder::{DataFile, Entry, Format, Kind, Tree, entries};
+use super::folder::{DataFile, Entry, Format, Kind, Tree, digest, entries};
 use crate::engine::error::missing_relation;
 use crate::names::nearest;
 
@@ -38,6 +38,11 @@ impl FileCatalog {
     pub fn new(project: PathBuf) -> Self {
         let project = std::fs::canonicalize(&project).or_else(|_| std::path::absolute(&project)).unwrap_or(project);
         Self { project, columns: ColumnsCache::new() }
+    }
+
+    /// A digest of the data files as they are now.
+    pub(super) fn digest(&self) -> u64 {
+        digest(&self.data())
     }
 
     /// The view DataFusion resolves names in.

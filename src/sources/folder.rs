@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use xxhash_rust::xxh3::Xxh3;
+
 /// How the bytes of a file are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
@@ -136,6 +138,28 @@ pub(super) fn entries(folder: &Path) -> io::Result<Vec<(String, Entry)>> {
     }
     found.sort_by(|(_, a), (_, b)| a.path().cmp(b.path()));
     Ok(found)
+}
+
+/// A digest of what lies below a folder: names, sizes and times. Differs when a file is added, removed or written again.
+pub(super) fn digest(folder: &Path) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(folder) = pending.pop() {
+        match entries(&folder) {
+            Ok(entries) => {
+                for (_, entry) in entries {
+                    hash.update(entry.path().as_os_str().as_encoded_bytes());
+                    match entry {
+                        Entry::File(file) => hash.update(format!("{:?}", file.stamp).as_bytes()),
+                        Entry::Folder(path) => pending.push(path),
+                    }
+                }
+            }
+            // What cannot be listed now may be listed next time.
+            Err(error) => hash.update(error.to_string().as_bytes()),
+        }
+    }
+    hash.digest()
 }
 
 /// The files below a folder that Hive-style folders divide, if any.

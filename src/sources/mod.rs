@@ -11,6 +11,7 @@ use datafusion::catalog::{CatalogProvider, TableProvider};
 
 use crate::engine::partition_table::with_schema;
 use crate::engine::{BatchStream, Batches, Engine, EngineError};
+use crate::tasks::blocking;
 
 /// Schema of the tables that a statement brings along.
 pub const BROUGHT_SCHEMA: &str = "quarry_stored";
@@ -58,6 +59,16 @@ impl Source {
     pub fn is_scanned(&self) -> bool {
         match self {
             Self::Files(..) => true,
+        }
+    }
+
+    /// What changes when the source is seen to change.
+    pub async fn state(&self) -> u64 {
+        match self {
+            Self::Files(catalog, _) => {
+                let catalog = Arc::clone(catalog);
+                blocking(move || catalog.digest()).await
+            }
         }
     }
 

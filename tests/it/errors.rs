@@ -16,7 +16,7 @@ fn post_raw(server: &Server, body: impl Into<Vec<u8>>) -> Reply {
 }
 
 fn ask(server: &Server, query: &Value) -> Reply {
-    server.post(LOAD, &json!({"query": query}))
+    server.ask(query)
 }
 
 /// A query whose keys are a good query's, with `more` put over them.

@@ -240,6 +240,11 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.lock().expect("no test panics while it holds the lock").id()
+    }
+
     /// What it has printed so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -432,6 +437,21 @@ impl Call<'_> {
 
     /// Sends it.
     pub(crate) fn try_send(self) -> Result<Reply, ureq::Error> {
+        let (reply, body) = self.fetch()?;
+        let body = String::from_utf8(body).map_err(|error| ureq::Error::Other(error.into()))?;
+        Ok(Reply { body, ..reply })
+    }
+
+    /// Sends it; the body may be anything.
+    #[track_caller]
+    pub(crate) fn send_for_bytes(self) -> (Reply, Vec<u8>) {
+        let what = format!("{} {}", self.method, self.path);
+        let (reply, body) = self.fetch().unwrap_or_else(|error| panic!("{what}: {error}"));
+        (Reply { body: String::from_utf8_lossy(&body).into_owned(), ..reply }, body)
+    }
+
+    /// The answer and, apart from it, its body.
+    fn fetch(self) -> Result<(Reply, Vec<u8>), ureq::Error> {
         let uri = format!("http://127.0.0.1:{}{}", self.server.port, self.path);
         let mut builder = ureq::http::Request::builder().method(self.method.as_str()).uri(uri);
         for (name, value) in &self.headers {
@@ -448,8 +468,8 @@ impl Call<'_> {
             .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
         let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(256 << 20).read_to_string()?;
-        Ok(Reply { status, headers, body })
+        let body = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
+        Ok((Reply { status, headers, body: String::new() }, body))
     }
 }
 

@@ -148,8 +148,8 @@ async fn answer(parts: &ApiParts, call: &Call, query: Value) -> Result<Result<Va
     arguments.insert("query".to_owned(), query);
     let call = Call { id: call.id.clone(), caller: call.caller.clone(), arguments, ..Call::default() };
     match load::answer(parts, &call).await {
-        Ok(body) => {
-            let answer = serde_json::from_slice(&body).map_err(|error| ApiError::Internal(error.to_string()))?;
+        Ok(loaded) => {
+            let answer = serde_json::from_slice(&loaded.body).map_err(|error| ApiError::Internal(error.to_string()))?;
             Ok(Ok(answer))
         }
         Err(error) => error.public_text().map(Err),

@@ -36,8 +36,14 @@ pub(in super::super) async fn start(parts: &ApiParts, call: &Call) -> Result<Res
     if !arguments.is_empty() {
         arguments.entry("action").or_insert_with(|| json!("post"));
     }
-    let call =
-        Call { id: call.id.clone(), caller: call.caller.clone(), url: call.url.clone(), arguments, ..Call::default() };
+    let call = Call {
+        id: call.id.clone(),
+        caller: call.caller.clone(),
+        headers: call.headers.clone(),
+        url: call.url.clone(),
+        arguments,
+        ..Call::default()
+    };
     super::jobs(parts, &call).await
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::preagg::layout::stem;
 use crate::query::QueryError;
-use crate::query::execute::Answer;
 use crate::query::normalize::Normalized;
 use crate::query::rollups::Rollups;
 use crate::query::route::concerned;
@@ -20,22 +19,17 @@ pub(in crate::api) struct Footprint {
 }
 
 impl Footprint {
-    /// That of the answers to the queries of one request.
+    /// That of the answers to the queries of one request; `is_stored` where the state of the store alone decides them.
     ///
     /// # Errors
     /// A query cannot be planned.
-    pub(in crate::api) fn of(rollups: &Rollups, asked: &[Normalized], answers: &[Answer]) -> Result<Self, QueryError> {
+    pub(in crate::api) fn of(rollups: &Rollups, asked: &[Normalized], is_stored: bool) -> Result<Self, QueryError> {
         let model = rollups.model();
         let mut stems = BTreeSet::new();
         for part in asked {
             let found = concerned(model, &part.query)?.into_iter();
             stems.extend(found.map(|id| stem(&model.cube(id.cube).name, &model.preagg(id).name)));
         }
-        let stored = |answer: &Answer| {
-            let whole = !answer.used.is_empty() && answer.from_source.is_empty();
-            // Stored rows of a cube may be joined with others at the source.
-            whole && answer.used.iter().all(|used| used.kind == "rollup")
-        };
-        Ok(Self { stems: Arc::new(stems), from_source: !answers.iter().all(stored) })
+        Ok(Self { stems: Arc::new(stems), from_source: !is_stored })
     }
 }

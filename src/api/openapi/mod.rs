@@ -152,6 +152,9 @@ fn responses(method: &Method, access: Access, shape: &Value) -> Value {
     if further.contains(&404) {
         add(404, "There is no such thing.");
     }
+    if further.contains(&406) {
+        add(406, "None of the formats that are accepted is there.");
+    }
     if method != Method::GET {
         add(408, "The body did not arrive in time.");
     }

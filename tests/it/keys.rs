@@ -302,7 +302,7 @@ fn models_see_the_claims_of_the_namespace_and_nothing_else_changes() {
     let of_payload = count(&server, &json!({"groups": ["readers"], "kind": "click"}));
     assert_eq!(of_payload, json!("10"));
     assert_eq!(count(&server, &json!({"groups": ["readers"], "u": {"kind": "click"}})), of_payload, "an old token");
-    drop(server);
+    server.stop();
     let server = Server::start_with(&project, &[("CUBEJS_JWT_CLAIMS_NAMESPACE", "https://x/claims")]);
     let inside = json!({"groups": ["readers"], "kind": "nothing", "https://x/claims": {"kind": "click"}});
     assert_eq!(count(&server, &inside), of_payload, "models see the namespace, policies the payload");

@@ -17,6 +17,7 @@ use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::hooks::Hooks;
 use crate::model::compile::compile_project;
 use crate::model::{Diagnostic, Model};
+use crate::pg::{PgParts, fixed_login};
 use crate::query::execute::{QueryService, Schemas};
 use crate::query::normalize::Limits;
 use crate::query::rollups::{CurrentModel, Rollups};
@@ -25,6 +26,7 @@ use crate::query::serve::{SourceAnswers, SourceOptions};
 use crate::query::tenants::{KeptModels, Tenants};
 use crate::refresh::{RefreshOptions, RefreshParts, Refresher};
 use crate::sources::Source;
+use crate::sql::{SqlOptions, SqlService};
 use crate::tasks::Tasks;
 use crate::time::Clock;
 
@@ -172,7 +174,9 @@ impl App {
         let config = &self.config;
         let verifier = Verifier::new(&config.secrets, &config.jwt)?;
         verifier.keep_fresh(&self.tasks);
+        let sql = self.sql();
         Ok(ApiState::new(ApiParts {
+            sql,
             model: Arc::clone(&self.model),
             store: self.store.clone(),
             queries: self.queries.clone(),
@@ -185,13 +189,7 @@ impl App {
             tenants: self.tenants.clone(),
             verifier,
             scopes: Scopes::from_words(config.default_scopes.iter().map(String::as_str)),
-            limits: Limits {
-                ungrouped_without_key: config.ungrouped_without_key,
-                default_rows: config.default_rows.min(config.max_rows),
-                max_rows: config.max_rows,
-                timezone: config.timezone,
-                allow_hidden: config.dev_mode,
-            },
+            limits: self.limits(),
             graphql: GraphqlSchemas::default(),
             options: ApiOptions {
                 dev_mode: config.dev_mode,
@@ -211,6 +209,47 @@ impl App {
             },
             probes: Probes::default(),
         }))
+    }
+
+    /// Defaults and bounds of queries.
+    fn limits(&self) -> Limits {
+        let config = &self.config;
+        Limits {
+            ungrouped_without_key: config.ungrouped_without_key,
+            default_rows: config.default_rows.min(config.max_rows),
+            max_rows: config.max_rows,
+            timezone: config.timezone,
+            allow_hidden: config.dev_mode,
+        }
+    }
+
+    /// Answers SQL.
+    fn sql(&self) -> SqlService {
+        SqlService {
+            model: Arc::clone(&self.model),
+            store: self.store.clone(),
+            queries: self.queries.clone(),
+            clock: self.clock,
+            limits: self.limits(),
+            options: SqlOptions { unbounded: self.config.pg.unbounded },
+        }
+    }
+
+    /// Where PostgreSQL's protocol is spoken, if it is.
+    pub fn pg_port(&self) -> Option<u16> {
+        self.config.pg.port
+    }
+
+    /// What connections of PostgreSQL's protocol need.
+    pub fn pg(&self) -> PgParts {
+        let config = &self.config;
+        PgParts {
+            sql: self.sql(),
+            login: fixed_login(config.pg.user.clone(), config.pg.password.clone()),
+            max_sessions: config.pg.max_sessions,
+            query_timeout: config.query_timeout,
+            patience: config.patience,
+        }
     }
 
     /// The rollups of the current model.

@@ -25,8 +25,10 @@ pub mod sources;
 pub mod query;
 
 pub mod refresh;
+pub mod sql;
 
 pub mod api;
+pub mod pg;
 
 pub mod app;
 pub mod cli;

@@ -26,7 +26,9 @@ const FLOORS: &[(&str, u8)] = &[
     ("cache", 2),
     ("query", 3),
     ("refresh", 4),
+    ("sql", 4),
     ("api", 5),
+    ("pg", 5),
     ("app", ROOF),
     ("config", ROOF),
     ("cli", ROOF),
@@ -53,7 +55,7 @@ const ENVIRONMENT_CALLS: &[&str] = &["env::var", "dotenvy::", "from_default_env"
 const WRITES_SQL: &[&str] =
     &["src/query/lower.rs", "src/query/lower/", "src/sources/dialect.rs", "src/demo/project.rs", "src/query/lineage/"];
 /// Where SQL text is parsed; the engine's own work apart.
-const PARSES_SQL: &[&str] = &["src/query/lineage/", "src/engine/"];
+const PARSES_SQL: &[&str] = &["src/query/lineage/", "src/engine/", "src/sql/"];
 const SQL_WORDS: &[&str] = &["\"SELECT ", "(SELECT ", " GROUP BY ", " ORDER BY ", "INSERT INTO ", "UNION ALL "];
 
 /// Crates of which there is one version.

@@ -13,6 +13,7 @@ use crate::hooks::HookError;
 use crate::query::QueryError;
 use crate::query::tenants::TenantError;
 use crate::refresh::RefreshError;
+use crate::sql::SqlError;
 use crate::time::spoken_duration;
 
 /// Why a request is not answered with what it asked for.
@@ -60,6 +61,9 @@ pub(super) enum ApiError {
     /// The query cannot be answered.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// The SQL statement cannot be answered.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
     /// The job request was not taken.
     #[error(transparent)]
     Refresh(#[from] RefreshError),
@@ -115,7 +119,9 @@ impl ApiError {
             Self::TooLarge => Face::new(StatusCode::PAYLOAD_TOO_LARGE, self),
             Self::Hook(error) => hook_face(error),
             Self::Tenant(error) => tenant_face(error),
-            Self::Query(error) => query_face(error),
+            Self::Query(error) | Self::Sql(SqlError::Query(error)) => query_face(error),
+            // Cube answers 500; the fault is the client's.
+            Self::Sql(error) => bad(&format!("Error: {error}")),
             Self::Refresh(error) => match error {
                 RefreshError::NothingSelected
                 | RefreshError::NoPartition(_)

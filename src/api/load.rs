@@ -337,7 +337,12 @@ fn estimates(model: &Model, query: &Query) -> Vec<String> {
 }
 
 /// An entry of `usedPreAggregations` (§5.12): the logical table's name, and what is known of it.
-fn used_rollup(schema: &str, used: &UsedRollup, key_error: Option<String>, sees_inside: bool) -> (String, Value) {
+pub(super) fn used_rollup(
+    schema: &str,
+    used: &UsedRollup,
+    key_error: Option<String>,
+    sees_inside: bool,
+) -> (String, Value) {
     let mut entry = json!({
         "lastUpdatedAt": used.last_updated_at.div_euclid(1000),
         "preAggregationId": used.id,

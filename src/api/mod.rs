@@ -8,6 +8,7 @@ mod accept;
 mod access;
 mod annotation;
 mod cors;
+mod cubesql;
 mod dry_run;
 mod echo;
 mod error;
@@ -67,6 +68,7 @@ use crate::query::policy::Asker;
 use crate::query::rollups::CurrentModel;
 use crate::query::tenants::Tenants;
 use crate::refresh::Refresher;
+use crate::sql::SqlService;
 use crate::tasks::Tasks;
 use crate::time::{Clock, Zone};
 
@@ -170,6 +172,18 @@ static ROUTES: &[Route] = &[
         path: "/cubejs-api/v1/sql",
         access: Access::Scoped(Scope::Sql),
         handle: |parts, call| sql::sql(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-api/v1/cubesql",
+        access: Access::Scoped(Scope::Data),
+        handle: |parts, call| cubesql::cubesql(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-api/v1/convert-query",
+        access: Access::Scoped(Scope::Sql),
+        handle: |parts, call| cubesql::convert(parts, call).boxed(),
     },
     Route {
         methods: &[Method::GET, Method::POST],
@@ -398,6 +412,8 @@ pub struct ApiParts {
     pub finished: Finished,
     /// Exports at the same time.
     pub exports: Exports,
+    /// Answers SQL.
+    pub sql: SqlService,
     /// Builds rollups.
     pub refresher: Refresher,
     /// What the API does in the background.

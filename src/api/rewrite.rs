@@ -1,15 +1,19 @@
 //! `queryRewrite`: queries as the hook sees them, and what it makes of them (`http-api.md` §14).
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::echo::time_dimension;
 use super::error::ApiError;
 use super::question::Question;
 use super::{ApiParts, Call, wire};
+use crate::hooks::Hooks;
 use crate::model::Model;
 use crate::query::QueryError;
 use crate::query::normalize::{Limits, Normalized, normalize};
 use crate::query::request::{FilterNode, Request, ResponseFormat};
+use crate::sql::{Rewriting, SqlError};
 use crate::time::Zone;
 
 impl Question {
@@ -52,6 +56,20 @@ impl Question {
         }
         Ok(asked)
     }
+}
+
+/// `queryRewrite` for the questions of SQL; none where there is no such hook.
+pub(super) fn rewriting(parts: &ApiParts, call: &Call) -> Option<Rewriting> {
+    let hooks = parts.hooks.clone().filter(Hooks::rewrites)?;
+    let context = call.caller.request();
+    Some(Rewriting(Arc::new(move |request: Request| {
+        let (hooks, context) = (hooks.clone(), context.clone());
+        Box::pin(async move {
+            let given = hooks.rewrite(vec![Value::Object(shown(&request))], &context).await;
+            let mut given = given.map_err(|error| SqlError::Refused(error.to_string()))?;
+            Ok(taken(&given.pop().unwrap_or_default(), &request)?)
+        })
+    })))
 }
 
 /// The normalised query; lists are always there.

@@ -146,6 +146,27 @@ fn write_dataset(out: &mut Vec<u8>, keys: &[RowKey], batches: &[RecordBatch], ro
     Ok(())
 }
 
+/// Appends the rows of a batch as an array of arrays.
+///
+/// # Errors
+/// As [`write_data`].
+pub(super) fn write_arrays(out: &mut Vec<u8>, keys: &[RowKey], batch: &RecordBatch) -> Result<(), RowError> {
+    let cells = cells(keys, batch)?;
+    out.push(b'[');
+    for row in 0..batch.num_rows() {
+        out.extend_from_slice(if row > 0 { b",[" } else { b"[" });
+        for (i, cell) in cells.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            cell.write(out, row);
+        }
+        out.push(b']');
+    }
+    out.push(b']');
+    Ok(())
+}
+
 fn write_columns(out: &mut Vec<u8>, keys: &[RowKey], batches: &[RecordBatch]) -> Result<(), RowError> {
     write_members(out, keys);
     out.extend_from_slice(br#","columns":["#);

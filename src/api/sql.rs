@@ -8,7 +8,7 @@ use super::error::{ApiError, json_response};
 use super::explain;
 use super::load::logical_table;
 use super::question::Question;
-use super::{ApiParts, Call};
+use super::{ApiParts, Call, cubesql};
 use crate::model::{MemberId, Model};
 use crate::query::execute::SqlPreview;
 use crate::query::expand::QueryType;
@@ -20,7 +20,7 @@ use crate::query::{OutputColumn, Query};
 /// Plans, and runs nothing. Several queries make an array.
 pub(super) async fn sql(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     if call.arguments.get("format").and_then(Value::as_str) == Some("sql") {
-        return Err(ApiError::Invalid("format=sql is not supported by this version".to_owned()));
+        return cubesql::preview(parts, call).await;
     }
     let question = Question::read(&call.arguments, parts.options.max_queries)?;
     let explained = explain::is_wanted(&call.arguments)?;

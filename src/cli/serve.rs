@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,7 +40,25 @@ pub(super) async fn run(args: ServeArgs, dev_mode: Option<bool>) -> anyhow::Resu
         TcpListener::bind(address).await.with_context(|| format!("failed to listen on {}:{}", address.0, address.1))?;
     // For people and for scripts that took port 0; not part of the log.
     writeln!(std::io::stderr().lock(), "listening on http://{}", listener.local_addr()?)?;
-    crate::api::serve(listener, app.api()?, stop).await;
+    let api = app.api()?;
+    let sql_port = app.pg_port();
+    let sql = match sql_port {
+        Some(port) => {
+            let listener = TcpListener::bind((address.0, port))
+                .await
+                .with_context(|| format!("failed to listen for SQL on {}:{port}", address.0))?;
+            writeln!(std::io::stderr().lock(), "SQL on postgres://{}", listener.local_addr()?)?;
+            Some(listener)
+        }
+        None => None,
+    };
+    let stop = stop.shared();
+    let spoken = async {
+        if let Some(listener) = sql {
+            crate::pg::serve(listener, app.pg(), stop.clone()).await;
+        }
+    };
+    tokio::join!(crate::api::serve(listener, api, stop.clone()), spoken);
     app.stop(PATIENCE).await;
     Ok(ExitCode::SUCCESS)
 }

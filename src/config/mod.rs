@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod cube;
+mod sql;
 mod transport;
 mod waits;
 
 use quarry_storage::{RowBand, StoreOptions};
 
+pub use self::sql::PgOptions;
 pub use self::waits::WaitSettings;
 use crate::api::{ConnectionLimits, CorsOptions};
 use crate::auth::jwt::{JwtOptions, KeySetOptions};
@@ -67,6 +69,8 @@ pub struct Config {
     pub rollup_only: bool,
     /// `CUBEJS_REFRESH_WORKER`; in development mode on by default.
     pub refresh_worker: bool,
+    /// SQL over cubes, and PostgreSQL's wire protocol.
+    pub pg: PgOptions,
     /// `CUBEJS_SCHEDULED_REFRESH_DEFAULT`: whether rollups that do not say are refreshed by the scheduler.
     pub scheduled_refresh: bool,
     /// `CUBEJS_SCHEDULED_REFRESH_TIMEZONES`, or UTC.
@@ -159,13 +163,10 @@ const WITHOUT_EFFECT: &[&str] = &[
     "CUBEJS_DROP_PRE_AGG_WITHOUT_TOUCH",
     "CUBEJS_EXTERNAL_DEFAULT",
     "CUBEJS_LOG_REDACTION",
-    "CUBEJS_PG_SQL_PORT",
     "CUBEJS_PRE_AGGREGATIONS_ALLOW_NON_STRICT_DATE_RANGE_MATCH",
     "CUBEJS_PRE_AGGREGATIONS_BUILDER",
     "CUBEJS_REFRESH_KEY_LOCAL_TIME",
     "CUBEJS_SCHEDULED_REFRESH_BATCH_SIZE",
-    "CUBEJS_SQL_PASSWORD",
-    "CUBEJS_SQL_USER",
     "CUBEJS_TESSERACT_SQL_PLANNER",
     "CUBEJS_TOUCH_PRE_AGG_TIMEOUT",
 ];
@@ -223,8 +224,7 @@ impl Config {
         let variables = read.values.clone();
         let cube = read.cube_js(&project);
         let dev_mode = overrides.dev_mode.unwrap_or(read.boolean("CUBEJS_DEV_MODE", false));
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let cores = read.number("QUARRY_CORES", cores, 1..=1024);
+        let cores = read.cores();
         let (is_timed, timer) = read.timer();
         let config = Self {
             model_dir: model_dir(&project, read.text("CUBEJS_SCHEMA_PATH")),
@@ -254,6 +254,7 @@ impl Config {
             fill_from_source: read.boolean("QUARRY_FILL_FROM_SOURCE", false),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
             refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", is_timed.unwrap_or(dev_mode)),
+            pg: read.pg(dev_mode, cube.as_ref().is_some_and(sql::is_guarded)),
             scheduled_refresh: read.boolean("CUBEJS_SCHEDULED_REFRESH_DEFAULT", true),
             refresh_zones: read.zones("CUBEJS_SCHEDULED_REFRESH_TIMEZONES"),
             concurrency: read.concurrency(cores),
@@ -360,6 +361,11 @@ impl Reader {
 
     fn fault(&mut self, name: &str, value: &str, expected: &str) {
         self.faults.push(format!("{name} is '{value}', but {expected} is expected"));
+    }
+
+    fn cores(&mut self) -> usize {
+        let all = std::thread::available_parallelism().map_or(2, usize::from);
+        self.number("QUARRY_CORES", all, 1..=1024)
     }
 
     fn boolean(&mut self, name: &str, default: bool) -> bool {

@@ -10,6 +10,7 @@ pub mod functions;
 mod memory;
 pub mod partition_table;
 pub(crate) mod pinned_files;
+mod plans;
 pub mod resident;
 mod session;
 
@@ -28,6 +29,7 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use error::EngineError;
+pub use plans::planning_error;
 
 /// Batches that may wait between the engine and a reader of a stream.
 const STREAM_BATCHES: usize = 2;
@@ -159,10 +161,18 @@ impl Engine {
     /// See [`EngineError`].
     pub async fn stream(&self, sql: String, catalog: Arc<dyn CatalogProvider>) -> Result<BatchStream, EngineError> {
         let base = Arc::clone(&self.inner.base);
+        self.streamed(async move { session::start(&base, &sql, catalog).await }).await
+    }
+
+    /// The rows of what `start` starts.
+    async fn streamed(
+        &self,
+        start: impl Future<Output = plans::Started> + Send + 'static,
+    ) -> Result<BatchStream, EngineError> {
         let (schema_sender, schema) = oneshot::channel();
         let (sender, receiver) = mpsc::channel(STREAM_BATCHES);
         let task = self.spawn(async move {
-            let mut statement = session::start(&base, &sql, catalog).await?;
+            let mut statement = start.await?;
             // A send fails when the reader is gone; so is this task, then.
             let _gone = schema_sender.send(statement.stream.schema());
             while let Some(batch) = statement.stream.next().await {

@@ -119,6 +119,17 @@ fn explain(error: &DataFusionError, tables: &[Arc<dyn TableProvider>]) -> Engine
     EngineError::from_datafusion(error, Phase::Running)
 }
 
+/// Starts a plan over tables in memory on the current runtime.
+///
+/// # Errors
+/// See [`EngineError`].
+pub(super) async fn start_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Running, EngineError> {
+    let planning = |error: DataFusionError| EngineError::from_datafusion(&error, Phase::Planning);
+    let plan = state.create_physical_plan(plan).await.map_err(planning)?;
+    let stream = execute_stream(plan, state.task_ctx()).map_err(|error| explain(&error, &[]))?;
+    Ok(Running { stream, tables: Vec::new() })
+}
+
 /// Plans one statement over `catalog` and starts it on the current runtime.
 ///
 /// # Errors

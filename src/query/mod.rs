@@ -19,6 +19,7 @@ pub mod keys;
 pub mod lineage;
 pub mod lower;
 mod members;
+pub mod merge;
 pub mod normalize;
 pub mod plan;
 mod planned;

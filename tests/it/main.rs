@@ -11,6 +11,7 @@ mod conformance;
 #[cfg(target_os = "linux")]
 mod connections;
 mod crash;
+mod cubesql;
 mod description;
 mod differential;
 mod duckdb;

@@ -23,6 +23,11 @@ fn a_condition_is_added_to_every_way_of_asking() {
         assert_eq!(reply.status, 200, "{path}: {}", reply.body);
         reply.value()
     };
+    for sql in ["SELECT COUNT(*) FROM orders", "SELECT SUM(n) FROM (SELECT COUNT(*) AS n FROM orders) q"] {
+        let asked = server.call("POST", "/cubejs-api/v1/cubesql").token(&token(&json!({"tenant": "bond"})));
+        let reply = asked.json(&json!({ "query": sql })).send();
+        assert!(reply.body.contains("{\"data\":[[\"2\"]]}"), "{sql}: {}", reply.body);
+    }
     let condition = json!([{"member": "orders.tenant", "operator": "equals", "values": ["bond"]}]);
     let query = json!({"measures": ["orders.count"], "timeDimensions":
         [{"dimension": "orders.at", "granularity": "month", "dateRange": ["2024-01-01", "2024-02-29"]}]});

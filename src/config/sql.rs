@@ -1,0 +1,60 @@
+//! Settings of SQL over PostgreSQL's wire protocol.
+
+use super::Reader;
+use crate::hooks::CubeJs;
+
+/// See [`super::Config::pg`].
+#[derive(Debug, Clone, Default)]
+pub struct PgOptions {
+    /// `CUBEJS_PG_SQL_PORT`: the port; the protocol is not spoken without.
+    pub port: Option<u16>,
+    /// `CUBEJS_SQL_USER`: who may come in.
+    pub user: Option<String>,
+    /// `CUBEJS_SQL_PASSWORD`: and with which password.
+    pub password: Option<String>,
+    /// `CUBEJS_MAX_SESSIONS`: most connections at the same time.
+    pub max_sessions: usize,
+    /// `CUBESQL_STREAM_MODE`: answers to SQL have no greatest number of rows.
+    pub unbounded: bool,
+}
+
+/// Hooks that narrow what callers may ask, and that run for HTTP only.
+const GUARDS: [&str; 8] = [
+    "queryRewrite",
+    "queryTransformer",
+    "contextToGroups",
+    "contextToRoles",
+    "extendContext",
+    "contextToAppId",
+    "contextToOrchestratorId",
+    "repositoryFactory",
+];
+
+/// Whether a `cube.js` narrows what callers may ask.
+pub(super) fn is_guarded(cube: &CubeJs) -> bool {
+    GUARDS.iter().any(|hook| cube.options().has(hook))
+}
+
+impl Reader {
+    pub(super) fn pg(&mut self, dev_mode: bool, guarded: bool) -> PgOptions {
+        const PORT: &str = "CUBEJS_PG_SQL_PORT";
+        let port = self.text(PORT).map(|_| self.number(PORT, 0_u16, 0..=u16::MAX));
+        let (user, password) = (self.text("CUBEJS_SQL_USER"), self.text("CUBEJS_SQL_PASSWORD"));
+        if port.is_some() && !dev_mode && (user.is_none() || password.is_none()) {
+            let missing = if user.is_none() { "CUBEJS_SQL_USER" } else { "CUBEJS_SQL_PASSWORD" };
+            self.faults.push(format!(
+                "{PORT} opens a port for SQL, and {missing} is not set, so anybody could come in: set both \
+                 CUBEJS_SQL_USER and CUBEJS_SQL_PASSWORD, or use `quarry dev` on your own machine"
+            ));
+        }
+        if port.is_some() && guarded {
+            self.faults.push(format!(
+                "{PORT} opens a port where hooks of cube.js such as queryRewrite are not run, so callers would see more \
+                 than they should: remove it, or the hooks"
+            ));
+        }
+        let unbounded = self.boolean("CUBESQL_STREAM_MODE", false);
+        let max_sessions = self.number("CUBEJS_MAX_SESSIONS", 1024, 1..=100_000);
+        PgOptions { port, user, password, max_sessions, unbounded }
+    }
+}

@@ -1,0 +1,184 @@
+//! PostgreSQL's spellings that the engine does not know, and names with capitals: rewritten before planning.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr,
+    Statement as SqlStatement, TableFactor, Value, VisitMut as _, VisitorMut,
+};
+
+use super::system;
+
+/// Rewrites a statement. Unquoted names that are known with capitals keep them.
+pub(super) fn rewrite(statement: &mut Statement, known: &HashSet<String>) {
+    if let Statement::Statement(statement) = statement {
+        let _done: ControlFlow<()> = SqlStatement::visit(statement, &mut Rewriter { known });
+    }
+}
+
+struct Rewriter<'k> {
+    known: &'k HashSet<String>,
+}
+
+impl Rewriter<'_> {
+    fn keep(&self, name: &mut Ident) {
+        if name.quote_style.is_none() && self.known.contains(&name.value) {
+            name.quote_style = Some('"');
+        }
+    }
+}
+
+fn last_name(name: &ObjectName) -> Option<String> {
+    match name.0.last()? {
+        ObjectNamePart::Identifier(name) => Some(name.value.to_ascii_lowercase()),
+        ObjectNamePart::Function(_) => None,
+    }
+}
+
+fn is_catalog(part: &ObjectNamePart) -> bool {
+    matches!(part, ObjectNamePart::Identifier(name) if name.value.eq_ignore_ascii_case("pg_catalog"))
+}
+
+/// A call of a function of one argument.
+fn call(name: &str, argument: Expr) -> Expr {
+    Expr::Function(Function {
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))],
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// A type of the catalog by a type that the engine knows.
+fn plain_type(name: &str) -> Option<DataType> {
+    Some(match name {
+        "text" | "name" | "regproc" | "regtype" | "regnamespace" | "char" | "bpchar" | "varchar" | "aclitem"
+        | "unknown" => DataType::Text,
+        "oid" | "xid" | "int8" => DataType::BigInt(None),
+        "int2" => DataType::SmallInt(None),
+        "int4" => DataType::Integer(None),
+        "bool" => DataType::Boolean,
+        "float4" => DataType::Real,
+        "float8" => DataType::Double(ExactNumberInfo::None),
+        _ => return None,
+    })
+}
+
+/// Whether a query reads nothing but tables of the catalog that are always empty.
+fn reads_nothing(query: &Query) -> bool {
+    let SetExpr::Select(select) = query.body.as_ref() else { return false };
+    let empty = |factor: &TableFactor| match factor {
+        TableFactor::Table { name, .. } => {
+            name.0.first().is_some_and(is_catalog) && last_name(name).is_some_and(|name| system::is_always_empty(&name))
+        }
+        _ => false,
+    };
+    select.from.iter().any(|from| empty(&from.relation) && from.joins.is_empty())
+}
+
+impl VisitorMut for Rewriter<'_> {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+        // There is one database, whatever clients call it.
+        if relation.0.len() == 3 {
+            relation.0.remove(0);
+        }
+        for part in &mut relation.0 {
+            if let ObjectNamePart::Identifier(name) = part {
+                self.keep(name);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            for item in &mut select.projection {
+                if let SelectItem::ExprWithAlias { alias, .. } = item {
+                    self.keep(alias);
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(name) => self.keep(name),
+            Expr::CompoundIdentifier(names) => names.iter_mut().for_each(|name| self.keep(name)),
+            Expr::Function(function) if function.name.0.len() == 2 && is_catalog(&function.name.0[0]) => {
+                function.name.0.remove(0);
+            }
+            Expr::BinaryOp { op, .. } => {
+                if let BinaryOperator::PGCustomBinaryOperator(parts) = op {
+                    let plain = match parts.last().map(String::as_str) {
+                        Some("~") => Some(BinaryOperator::PGRegexMatch),
+                        Some("!~") => Some(BinaryOperator::PGRegexNotMatch),
+                        Some("~*") => Some(BinaryOperator::PGRegexIMatch),
+                        Some("!~*") => Some(BinaryOperator::PGRegexNotIMatch),
+                        Some("=") => Some(BinaryOperator::Eq),
+                        Some("<>") => Some(BinaryOperator::NotEq),
+                        _ => None,
+                    };
+                    if let Some(plain) = plain {
+                        *op = plain;
+                    }
+                }
+            }
+            Expr::Subquery(query) if reads_nothing(query) => {
+                *expr = Expr::Cast {
+                    kind: CastKind::Cast,
+                    expr: Box::new(Expr::Value(Value::Null.into())),
+                    data_type: DataType::Text,
+                    array: false,
+                    format: None,
+                };
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Collate { expr: inner, .. } => {
+                let inner = std::mem::replace(inner.as_mut(), Expr::Value(Value::Null.into()));
+                *expr = inner;
+            }
+            Expr::Cast { expr: inner, data_type, .. } => {
+                let name = match data_type {
+                    DataType::Regclass => Some("regclass".to_owned()),
+                    DataType::Custom(name, _) => last_name(name),
+                    _ => None,
+                };
+                match name.as_deref() {
+                    Some("regclass") => {
+                        let inner = std::mem::replace(inner.as_mut(), Expr::Value(Value::Null.into()));
+                        let function = if matches!(inner, Expr::Value(_)) { "to_regclass" } else { "regclass_name" };
+                        *expr = call(function, inner);
+                    }
+                    Some(name) => {
+                        if let Some(plain) = plain_type(name) {
+                            *data_type = plain;
+                        }
+                    }
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,132 @@
+//! SQL over PostgreSQL's wire protocol: drivers from PyPI and `psql`, unchanged, against a real server.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cubesql::sql_project;
+use crate::python::{run_script, virtual_environment};
+use crate::server::{Server, quarry, root, wait_until};
+
+const USER: &str = "cube";
+const PASSWORD: &str = "a password of these tests";
+const LOGIN: [(&str, &str); 3] =
+    [("CUBEJS_PG_SQL_PORT", "0"), ("CUBEJS_SQL_USER", USER), ("CUBEJS_SQL_PASSWORD", PASSWORD)];
+
+/// The port for SQL that a server prints.
+fn sql_port(server: &Server) -> u16 {
+    wait_until("the line `SQL on postgres://…`", Duration::from_secs(30), || {
+        let log = server.log();
+        let rest = log.split_once("SQL on postgres://")?.1;
+        rest.split_once('\n')?.0.trim().rsplit(':').next()?.parse().ok()
+    })
+}
+
+fn start(more: &[(&str, &str)]) -> (Server, u16) {
+    let settings = [&LOGIN[..], more].concat();
+    let server = Server::start_with(&sql_project(), &settings);
+    let port = sql_port(&server);
+    (server, port)
+}
+
+/// What `psql` prints for some commands, unaligned and without headers; none where it is not installed.
+fn psql(port: u16, commands: &[&str]) -> Option<(bool, String)> {
+    let mut command = Command::new("psql");
+    command.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", USER, "-d", "shop"]);
+    for text in commands {
+        command.args(["-c", text]);
+    }
+    match command.env("PGPASSWORD", PASSWORD).env("PGCONNECT_TIMEOUT", "20").output() {
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("psql is not installed: not checked");
+            None
+        }
+        Err(error) => panic!("psql cannot be started: {error}"),
+    }
+}
+
+#[test]
+fn drivers_of_python_work_unchanged() {
+    let file = root().join("tests/checks/sql/drivers.txt");
+    let pins = fs::read_to_string(&file).expect("a list of pinned packages");
+    let arguments = ["--no-deps", "-r", file.to_str().expect("a plain name")];
+    let python = virtual_environment("sql-drivers", &arguments, &pins);
+    let (server, port) = start(&[]);
+    let seen = run_script(&python, "sql/run_drivers.py", &json!({"port": port, "user": USER, "password": PASSWORD}));
+    for format in ["text", "binary"] {
+        let psycopg = &seen[format];
+        assert_eq!(psycopg["measures"], json!([["done", 2, 160.1, "2024-02-14T12:00:00"]]), "{format}");
+        assert_eq!(psycopg["numbers"], json!([[4.0], [5.0]]), "{format}");
+        assert_eq!(psycopg["times"], json!([[4.0], [5.0]]), "{format}");
+        assert_eq!(psycopg["types"], json!([[1.0, true, "2024-01-05T10:00:00"]]), "{format}");
+        assert_eq!(psycopg["nulls"], json!([[Value::Null, Value::Null]]), "{format}");
+        let text = "Measure aggregation type doesn't match. The aggregation type for 'count' is 'COUNT()' but 'SUM()' was provided";
+        assert_eq!(psycopg["error"], json!(["0A000", text]), "{format}");
+        assert_eq!(psycopg["after"], json!([[5]]), "{format}");
+    }
+    assert_eq!(seen["pg8000"]["rows"], json!([["done", 2], ["Open", 1]]));
+    assert_eq!(seen["sqlalchemy"]["rows"], json!([["Oslo", 70.0], ["Rome", 125.85]]));
+    assert_eq!(seen["sqlalchemy"]["zone"], "UTC");
+    assert_eq!(seen["sqlalchemy"]["tables"], json!(["customers", "guarded", "orders", "sales"]));
+    assert_eq!(seen["refused"], json!(true));
+    server.assert_alive();
+}
+
+#[test]
+fn psql_works_unchanged() {
+    let (server, port) = start(&[]);
+    let Some((good, said)) = psql(
+        port,
+        &[
+            "SELECT status, COUNT(*) FROM orders WHERE paid GROUP BY 1 ORDER BY 1",
+            "SET timezone = 'Europe/Berlin'",
+            "SHOW timezone",
+            "SELECT createdAt FROM orders WHERE id = 2",
+            "BEGIN; SELECT 1 AS one; COMMIT",
+        ],
+    ) else {
+        return;
+    };
+    assert!(good, "{said}");
+    assert_eq!(said, "done|2\nopen|1\nSET\nEurope/Berlin\n2024-01-21 00:30:00\nBEGIN\n1\nCOMMIT\n");
+    let (_, said) = psql(port, &["\\dt"]).expect("psql");
+    for table in ["customers", "orders", "sales"] {
+        assert!(said.contains(&format!("public|{table}|table|{USER}")), "\\dt: {said}");
+    }
+    let (good, said) = psql(port, &["\\d orders"]).expect("psql");
+    assert!(good && said.contains("status|text|") && said.contains("total|double precision|"), "\\d orders: {said}");
+    let (good, said) = psql(port, &["SELECT nope FROM orders"]).expect("psql");
+    assert!(!good && said.contains("ERROR:") && said.contains("nope"), "{said}");
+    server.assert_alive();
+}
+
+#[test]
+fn connections_are_bounded_and_end_with_the_server() {
+    let (server, port) = start(&[("CUBEJS_MAX_SESSIONS", "1")]);
+    let connect = || std::net::TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+    // Not yet let in: no place is taken.
+    let _waiting = [connect(), connect()];
+    if let Some((good, said)) = psql(port, &["SELECT 1"]) {
+        assert!(good, "{said}");
+    }
+    assert!(server.stop().success(), "{}", server.log());
+}
+
+#[test]
+fn an_open_port_needs_a_user_and_a_password() {
+    let project = sql_project();
+    let settings = [("CUBEJS_API_SECRET", "x"), ("CUBEJS_PG_SQL_PORT", "0"), ("CUBEJS_SQL_USER", "cube")];
+    let path = project.path().to_str().expect("a plain name");
+    let output = quarry(project.path(), &settings)
+        .args(["serve", "--project", path, "--port", "0"])
+        .output()
+        .expect("the binary can be started");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("CUBEJS_SQL_PASSWORD is not set"), "{said}");
+}

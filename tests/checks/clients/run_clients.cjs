@@ -6,7 +6,7 @@ const { join } = require('node:path');
 
 const packages = createRequire(join(process.argv[2], 'package.json'));
 const core = packages('@cubejs-client/core');
-const WebSocketTransport = packages('@cubejs-client/ws-transport').default;
+const WebSocketTransport = packages('@cubejs-client/ws-transport');
 
 const task = JSON.parse(readFileSync(0, 'utf8'));
 const sockets = [];

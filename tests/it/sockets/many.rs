@@ -58,6 +58,7 @@ fn five_thousand_idle_subscriptions_cost_little() {
         held / sockets.len() / 1024,
     );
     assert!(held < 300 << 20, "{} MB are held", held >> 20);
-    assert!(pushed < Duration::from_secs(3), "the last was told after {pushed:?}");
+    let patience = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
+    assert!(pushed < patience, "the last was told after {pushed:?}");
     server.assert_alive();
 }

@@ -248,3 +248,54 @@ fn a_subscription_gets_what_a_rebuild_changes() {
     }
     server.assert_alive();
 }
+
+/// Cubes over ever more pairs of rows: one of them takes longer than a request waits, whatever the machine.
+fn slow_cubes() -> String {
+    let cube = |power: u32| {
+        let rows = 1_u64 << power;
+        format!(
+            "  - name: slow_{power}
+    sql: SELECT a.value AS n, b.value AS m FROM generate_series(1, {rows}) AS a(value) CROSS JOIN generate_series(1, {rows}) AS b(value)
+    measures: [{{name: total, type: count, filters: [{{sql: '({{CUBE}}.n * 31 + {{CUBE}}.m) % 7 = 3'}}]}}]
+    dimensions: [{{name: n, sql: '{{CUBE}}.n % 3', type: number}}]
+"
+        )
+    };
+    format!("cubes:\n{}", SIDES.into_iter().map(cube).collect::<String>())
+}
+
+const SIDES: [u32; 10] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19];
+
+/// Over HTTP the client asks again; over a socket the answer comes by itself, before the client's next heartbeat.
+#[test]
+fn a_query_that_takes_its_time_is_waited_for() {
+    let project = Project::empty();
+    project.write("model/cubes.yml", &slow_cubes());
+    let server = Server::start_with(&project, &[("QUARRY_CONTINUE_WAIT", "1"), ("CUBEJS_WEB_SOCKETS", "true")]);
+    for socket in [false, true] {
+        let waited = SIDES.into_iter().any(|power| {
+            let total = format!("slow_{power}.total");
+            // The ways ask different things, so that neither finds the answer of the other.
+            let by = if socket { json!([format!("slow_{power}.n")]) } else { json!([]) };
+            let query = json!({"measures": [total], "dimensions": by});
+            let step = json!({"do": "wait", "query": query, "views": [["rawData"]], "socket": socket});
+            let task = json!({
+                "api": format!("http://127.0.0.1:{}/cubejs-api/v1", server.port()),
+                "socket": format!("ws://127.0.0.1:{}/", server.port()),
+                "token": valid_token(), "steps": [step],
+            });
+            let result = run_script("clients", "run_clients.cjs", "UTC", &task)[0].clone();
+            let rows = result["views"][0].as_array().unwrap_or_else(|| panic!("no rows: {result}")).clone();
+            let counted: u64 = rows
+                .iter()
+                .map(|row| row[&total].as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0))
+                .sum();
+            let pairs = 1_u64 << (2 * power);
+            assert!(counted.abs_diff(pairs / 7) <= 1 << power, "{counted} of {pairs} pairs: {result}");
+            assert!(result["milliseconds"].as_u64().is_some_and(|took| took < 55_000), "{result}");
+            result["waits"].as_u64().is_some_and(|waits| waits > 0)
+        });
+        assert!(waited, "no query took longer than a request waits (socket: {socket})");
+    }
+    server.assert_alive();
+}

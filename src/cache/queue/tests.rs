@@ -152,8 +152,11 @@ async fn who_waits_keeps_the_work_in_line() {
 
 #[tokio::test]
 async fn results_that_nobody_fetches_go() {
-    let queue = queue(4, 10 * MOMENT);
-    let ready = || (queue.shared.lock().ready_bytes, queue.shared.lock().entries.len());
+    let queue = queue(4, 100 * MOMENT);
+    let ready = || {
+        let line = queue.shared.lock();
+        (line.ready_bytes, line.entries.len())
+    };
     for key in 1..=3 {
         let (finish, done) = oneshot::channel();
         check_runs(queue.ask(ask(key, "a", NOW), Begun::default().work(done)).await);

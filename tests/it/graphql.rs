@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::events::events_project;
-use crate::server::{LOAD, Project, Reply, SECRET, Server, sign};
+use crate::server::{LOAD, Project, Reply, SECRET, Server, sign, wait_until};
 
 const GRAPHQL: &str = "/cubejs-api/graphql";
 
@@ -36,8 +36,12 @@ cubes:
       - {name: last_at, sql: 'max(at)', type: time}
 ";
 
+/// Asks a document; waits while the server says so.
 fn ask(server: &Server, document: &str, variables: &Value) -> Reply {
-    server.post(GRAPHQL, &json!({"query": document, "variables": variables}))
+    wait_until("an answer", Duration::from_secs(120), || {
+        let reply = server.post(GRAPHQL, &json!({"query": document, "variables": variables}));
+        (!reply.body.contains("Continue wait")).then_some(reply)
+    })
 }
 
 /// The data of a document that must succeed.

@@ -27,7 +27,7 @@ use super::fault::{fatal, fault};
 use super::parameters::constant;
 use super::{Login, PgParts};
 use crate::query::policy::Asker;
-use crate::sql::{Bound, Command, OutputField, Prepared, SERVER_VERSION, Session, SqlAnswer, commands};
+use crate::sql::{Bound, Command, OutputField, Prepared, SERVER_VERSION, Session, commands};
 use crate::time::{Zone, spoken_duration};
 
 /// Settings that are told, and their values where a session has not set them.
@@ -151,7 +151,7 @@ impl SessionHandler {
     async fn query(&self, bound: Bound, format: &Format, token: TaskTrackerToken) -> PgWireResult<Response> {
         let fields = Arc::new(described(&bound.fields, format));
         let started = self.timed(async {
-            let SqlAnswer { mut batches, .. } = self.parts.sql.run(&bound).await?;
+            let mut batches = self.parts.sql.run(&bound).await?.batches.fuse();
             // Until then a statement can be cancelled, and its faults end it.
             let first = batches.next().await.transpose()?;
             Ok((first, batches))

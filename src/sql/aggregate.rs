@@ -44,6 +44,14 @@ struct Parts {
 impl Rewriter<'_> {
     pub(super) fn aggregate(&mut self, aggregate: Aggregate) -> Result<Outcome, SqlError> {
         let Aggregate { input, group_expr, aggr_expr, schema, .. } = aggregate;
+        // An aggregation has one column for equal ones.
+        let mut groups = Vec::with_capacity(group_expr.len());
+        group_expr.into_iter().for_each(|group| {
+            if !groups.contains(&group) {
+                groups.push(group)
+            }
+        });
+        let group_expr = groups;
         let open = match self.rewrite(Arc::unwrap_or_clone(input))? {
             Outcome::Open(open) if open.relation.groups.is_none() && !open.relation.is_cut() => open,
             Outcome::Open(open) => {
@@ -67,7 +75,7 @@ impl Rewriter<'_> {
         }
         if has_measures && one_by_one {
             return Err(SqlError::Refused(
-                "COUNT(*) beside measures needs a measure of type count without filters in the cube".to_owned(),
+                "COUNT(*) beside measures is for one cube, with a measure of type count without filters".to_owned(),
             ));
         }
         self.with_values(*open, &parts, counted, &aggr_expr, &schema)

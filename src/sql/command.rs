@@ -74,7 +74,11 @@ fn command(statement: Statement) -> Command {
         Statement::ShowVariable { variable } => {
             let words: Vec<String> = variable.iter().map(|word| word.value.to_lowercase()).collect();
             let name = words.join("_");
-            Command::Show(if name == "time_zone" { "timezone".to_owned() } else { name })
+            Command::Show(match name.as_str() {
+                "time_zone" => "timezone".to_owned(),
+                "transaction_isolation_level" => "transaction_isolation".to_owned(),
+                _ => name,
+            })
         }
         Statement::Reset(_) => Command::Idle("RESET"),
         Statement::StartTransaction { .. } => Command::Begin,
@@ -128,9 +132,12 @@ mod tests {
         assert_eq!(said("BEGIN; SELECT 1; COMMIT"), "begin query COMMIT");
         assert_eq!(said("BEGIN ISOLATION LEVEL READ COMMITTED; ROLLBACK"), "begin ROLLBACK");
         assert_eq!(said("SET TIME ZONE 'Europe/Berlin'"), "timezone=Europe/Berlin");
+        assert_eq!(
+            said("SHOW TRANSACTION ISOLATION LEVEL; SHOW TIME ZONE"),
+            "show transaction_isolation show timezone"
+        );
         assert_eq!(said("SET timezone TO 'UTC'; SET extra_float_digits = 3"), "timezone=UTC extra_float_digits=3");
         assert_eq!(said("SET search_path TO DEFAULT"), "search_path=");
-        assert_eq!(said("SHOW TRANSACTION ISOLATION LEVEL"), "show transaction_isolation_level");
         assert_eq!(said("SHOW TIME ZONE; DISCARD ALL; "), "show timezone DISCARD ALL");
         assert!(commands("SELEC 1").is_err());
         assert!(commands(&"SELECT 1;".repeat(101)).is_err());

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    Array, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr,
     Statement as SqlStatement, TableFactor, Value, VisitMut as _, VisitorMut,
 };
@@ -75,6 +75,64 @@ fn plain_type(name: &str) -> Option<DataType> {
     })
 }
 
+/// Puts an array of nothing in the place of each `ARRAY(SELECT ...)`, which the engine does not know.
+struct NoArrays;
+
+impl VisitorMut for NoArrays {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(Function { name, args: FunctionArguments::Subquery(_), .. }) = expr
+            && last_name(name).is_some_and(|name| name == "array")
+        {
+            *expr = Expr::Array(Array { elem: vec![no_text()], named: true });
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The expression that is cast.
+fn uncast(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Cast { expr, .. } => uncast(expr),
+        expr => expr,
+    }
+}
+
+/// Gives columns without a name that say the same names of their own: the engine names them by what they say, without
+/// casts, and wants no name twice.
+fn name_apart(body: &mut SetExpr) {
+    let select = match body {
+        SetExpr::Select(select) => select,
+        SetExpr::SetOperation { left, right, .. } => {
+            name_apart(left);
+            return name_apart(right);
+        }
+        _ => return,
+    };
+    let mut names = HashSet::new();
+    for (at, item) in select.projection.iter_mut().enumerate() {
+        if let SelectItem::UnnamedExpr(expr) = item
+            && !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+            && !names.insert(uncast(expr).to_string())
+        {
+            let alias = Ident::with_quote('"', format!("?column? {}", at + 1));
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        }
+    }
+}
+
+/// A text that is null.
+fn no_text() -> Expr {
+    Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(Expr::Value(Value::Null.into())),
+        data_type: DataType::Text,
+        array: false,
+        format: None,
+    }
+}
+
 /// Whether a query reads nothing but tables of the catalog that are always empty.
 fn reads_nothing(query: &Query) -> bool {
     let SetExpr::Select(select) = query.body.as_ref() else { return false };
@@ -104,6 +162,10 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if reads_nothing(query) {
+            // Without rows it does not matter what they would say.
+            let _done: ControlFlow<()> = query.visit(&mut NoArrays);
+        }
         if let SetExpr::Select(select) = query.body.as_mut() {
             for item in &mut select.projection {
                 if let SelectItem::ExprWithAlias { alias, .. } = item {
@@ -111,6 +173,11 @@ impl VisitorMut for Rewriter<'_> {
                 }
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        name_apart(&mut query.body);
         ControlFlow::Continue(())
     }
 
@@ -138,13 +205,7 @@ impl VisitorMut for Rewriter<'_> {
                 }
             }
             Expr::Subquery(query) if reads_nothing(query) => {
-                *expr = Expr::Cast {
-                    kind: CastKind::Cast,
-                    expr: Box::new(Expr::Value(Value::Null.into())),
-                    data_type: DataType::Text,
-                    array: false,
-                    format: None,
-                };
+                *expr = no_text();
             }
             _ => {}
         }

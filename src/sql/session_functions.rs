@@ -9,7 +9,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::scalar::ScalarValue;
 
-use super::system::{SERVER_VERSION, format_type, object_id};
+use super::system::{SERVER_VERSION, format_type, object_id, type_named};
 
 /// What the functions tell of.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -60,8 +60,8 @@ const TRUTHS: [&str; 9] = [
     "has_column_privilege",
 ];
 /// Functions whose values are numbers.
-const NUMBERS: [&str; 5] =
-    ["to_regclass", "pg_backend_pid", "txid_current", "pg_total_relation_size", "pg_my_temp_schema"];
+const NUMBERS: [&str; 6] =
+    ["to_regclass", "to_regtype", "pg_backend_pid", "txid_current", "pg_total_relation_size", "pg_my_temp_schema"];
 
 /// One of them.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -93,6 +93,7 @@ impl About {
                     let given = text(0).map_or_else(|| number().map(|id| id.to_string()), |name| Some(name.to_owned()));
                     given.and_then(|given| self.table_id(&given))
                 }
+                "to_regtype" => text(0).and_then(type_named),
                 _ => Some(0),
             });
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, new_null_array};
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::{MemTable, TableProvider};
@@ -66,7 +66,7 @@ impl From<bool> for Cell {
     }
 }
 
-/// Columns of system tables: a name with the first letter of its type (text, long, int, bool).
+/// Columns of system tables: a name with the first letter of its type (text, long, int, bool, array).
 const TABLES: &[(&str, &str, &str)] = &[
     ("information_schema", "tables", "table_catalog:t table_schema:t table_name:t table_type:t is_insertable_into:t"),
     (
@@ -149,7 +149,7 @@ const TABLES: &[(&str, &str, &str)] = &[
         "pg_policy",
         "oid:l polname:t polrelid:l polcmd:t polpermissive:b polroles:t polqual:t polwithcheck:t",
     ),
-    ("pg_catalog", "pg_statistic_ext", "oid:l stxrelid:l stxname:t stxnamespace:l stxkeys:t stxkind:t stxstattarget:i"),
+    ("pg_catalog", "pg_statistic_ext", "oid:l stxrelid:l stxname:t stxnamespace:l stxkeys:t stxkind:a stxstattarget:i"),
     ("pg_catalog", "pg_publication", "oid:l pubname:t puballtables:b"),
     ("pg_catalog", "pg_publication_rel", "oid:l prpubid:l prrelid:l prqual:t prattrs:t"),
     ("pg_catalog", "pg_publication_namespace", "oid:l pnpubid:l pnnspid:l"),
@@ -240,6 +240,7 @@ fn array<'c>(kind: &str, cells: impl Iterator<Item = Option<&'c Cell>>) -> Array
         "i" => Arc::new(
             cells.map(|cell| number(cell).and_then(|number| i32::try_from(number).ok())).collect::<Int32Array>(),
         ),
+        "a" => new_null_array(&ArrowType::new_list(ArrowType::Utf8, true), cells.count()),
         "b" => {
             let truth = |cell: Option<&Cell>| match cell {
                 Some(Cell::Bool(truth)) => Some(*truth),
@@ -300,6 +301,11 @@ fn type_names(id: i64) -> (&'static str, &'static str) {
 /// SQL's name of a type.
 pub(super) fn format_type(id: i64) -> Option<&'static str> {
     TYPES.iter().find(|(of, ..)| *of == id).map(|(_, _, sql, ..)| *sql)
+}
+
+/// The object id of a type, by PostgreSQL's or SQL's name.
+pub(super) fn type_named(name: &str) -> Option<i64> {
+    TYPES.iter().find(|(_, short, sql, ..)| [*short, *sql].contains(&name)).map(|(id, ..)| *id)
 }
 
 /// The object id of a table.

@@ -130,8 +130,10 @@ fn operation_id(method: &Method, path: &str) -> String {
 
 fn responses(method: &Method, access: Access, shape: &Value) -> Value {
     let answer = &shape["answer"];
-    let content = match answer.get("type") {
-        Some(kind) => json!({kind.as_str().unwrap_or_default(): {"schema": {"type": "string"}}}),
+    let content = match answer["type"].as_str() {
+        // Several values in lines, which no schema describes.
+        Some(kind @ "application/json") => json!({kind: {}}),
+        Some(kind) => json!({kind: {"schema": {"type": "string"}}}),
         None => json!({"application/json": {"schema": answer["schema"]}}),
     };
     let mut all =

@@ -76,7 +76,7 @@ const steps = {
     let wake;
     const next = () => new Promise((resolve) => { wake = resolve; });
     let coming = next();
-    const subscription = client(step).load(step.query, { subscribe: true, ...step.load }, (error, result) => {
+    const subscription = client(step).subscribe(step.query, step.load ?? {}, (error, result) => {
       seen.push(error ? failure(error) : views(result, step.views));
       wake();
     });

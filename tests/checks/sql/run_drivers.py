@@ -24,8 +24,7 @@ def rows(found):
 
 def with_psycopg(binary):
     told = {}
-    where = f"host={host} port={port} user={user} password={password} dbname=shop"
-    with psycopg.connect(where) as connection:
+    with psycopg.connect(host=host, port=port, user=user, password=password, dbname="shop") as connection:
         with connection.cursor(binary=binary) as cursor:
             sql = "SELECT status, MEASURE(count), SUM(total), MAX(last) FROM orders WHERE status = %s GROUP BY 1"
             told["measures"] = rows(cursor.execute(sql, ("done",)).fetchall())
@@ -53,7 +52,8 @@ def with_pg8000():
 
 
 def with_sqlalchemy():
-    engine = sqlalchemy.create_engine(f"postgresql+psycopg://{user}:{password}@{host}:{port}/shop")
+    url = sqlalchemy.URL.create("postgresql+psycopg", user, password, host, port, "shop")
+    engine = sqlalchemy.create_engine(url)
     told = {}
     with engine.connect() as connection:
         sql = sqlalchemy.text("SELECT city, MEASURE(total) AS total FROM sales GROUP BY 1 ORDER BY city")
@@ -66,7 +66,7 @@ def with_sqlalchemy():
 
 def refused():
     try:
-        psycopg.connect(f"host={host} port={port} user={user} password=wrong dbname=shop").close()
+        psycopg.connect(host=host, port=port, user=user, password="wrong", dbname="shop").close()
     except psycopg.OperationalError as error:
         return "authentication failed" in str(error)
     return False

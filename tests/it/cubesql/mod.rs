@@ -84,6 +84,10 @@ const QUESTIONS: &[(&str, &[&str])] = &[
     ("SELECT count(count) AS n, AVG(mean) FROM orders WHERE status = 'done'", &["2|80.05"]),
     ("SELECT status, COUNT(*) FROM orders GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 2", &["done|2", "Open|1"]),
     ("SELECT status FROM orders GROUP BY status ORDER BY status DESC", &["null", "open", "done", "Open"]),
+    (
+        "SELECT status AS a, status AS b, COUNT(*) FROM orders WHERE paid GROUP BY 1, 2 ORDER BY 1",
+        &["done|done|2", "open|open|1"],
+    ),
     ("SELECT DISTINCT paid FROM orders ORDER BY paid", &["false", "true", "null"]),
     (
         "SELECT status, MEASURE(total) t FROM orders GROUP BY 1 HAVING MEASURE(total) > 20 ORDER BY t",
@@ -148,12 +152,13 @@ const WORK: &[(&str, &[&str])] = &[
         &["Oslo|1", "Rome|2"],
     ),
     (
-        "SELECT status FROM orders WHERE id = 1 UNION ALL SELECT city FROM customers WHERE city = 'Oslo'",
+        "SELECT status FROM orders WHERE id = 1 UNION ALL SELECT city FROM customers WHERE city = 'Oslo' ORDER BY 1 DESC",
         &["open", "Oslo"],
     ),
     ("SELECT 'x' AS a, MEASURE(buyers) FROM orders GROUP BY 1", &["x|3"]),
     ("SELECT COUNT(*) FROM (SELECT status FROM orders LIMIT 3) q", &["3"]),
     ("SELECT 1 + 1 AS two", &["2"]),
+    ("SELECT 1, 1, NULL, NULL::text", &["1|1|null|null"]),
     (
         "SELECT id FROM orders o WHERE amount = (SELECT max(amount) FROM orders i WHERE i.status = o.status) ORDER BY id",
         &["1", "2", "4"],

@@ -21,6 +21,8 @@ const SEED: u64 = 7;
 const ROWS: usize = 160;
 /// What is added up from groups that are too small is refused so.
 const REFUSAL: &str = "cannot be put together from smaller groups";
+/// Of joined cubes no measure counts the rows.
+const COUNTS: &str = "COUNT(*) beside measures is for one cube";
 
 /// A project, and its joined rows.
 fn data(random: &mut ChaCha8Rng) -> (Project, RecordBatch) {
@@ -279,6 +281,7 @@ fn random_statements_are_answered_as_over_joined_rows() {
         let wanted = expected(&wanted.batches);
         match given(&server, &cube) {
             Err(text) if text.contains(REFUSAL) => refused += 1,
+            Err(text) if text.contains(COUNTS) && cube.contains(" JOIN ") => refused += 1,
             Err(text) => panic!("seed {seed}, case {case}\n{cube}\n{text}"),
             Ok(rows) => {
                 let same = rows.len() == wanted.len()

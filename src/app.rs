@@ -17,7 +17,7 @@ use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::hooks::Hooks;
 use crate::model::compile::compile_project;
 use crate::model::{Diagnostic, Model};
-use crate::pg::{PgParts, fixed_login};
+use crate::pg::{PgParts, fixed_login, hooked_login};
 use crate::query::execute::{QueryService, Schemas};
 use crate::query::normalize::Limits;
 use crate::query::rollups::{CurrentModel, Rollups};
@@ -240,12 +240,20 @@ impl App {
         self.config.pg.port
     }
 
-    /// What connections of PostgreSQL's protocol need.
-    pub fn pg(&self) -> PgParts {
-        let config = &self.config;
+    /// What connections of PostgreSQL's protocol need; users are callers of the API as all others.
+    pub fn pg(&self, api: &ApiState) -> PgParts {
+        let (config, api) = (&self.config, api.clone());
+        let fixed = fixed_login(config.pg.user.clone(), config.pg.password.clone());
         PgParts {
             sql: self.sql(),
-            login: fixed_login(config.pg.user.clone(), config.pg.password.clone()),
+            login: self
+                .hooks
+                .clone()
+                .map_or_else(|| Arc::clone(&fixed), |hooks| hooked_login(hooks, Arc::clone(&fixed))),
+            sessions: Arc::new(move |login| {
+                let api = api.clone();
+                Box::pin(async move { api.sql_session(login.user, login.context).await })
+            }),
             max_sessions: config.pg.max_sessions,
             query_timeout: config.query_timeout,
             patience: config.patience,

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::{Access, ApiParts, extract};
 use crate::auth::scope::{Scope, Scopes};
 use crate::auth::{AuthError, SecurityContext, token_of};
-use crate::hooks::{Entry, HookError, Hooks, RequestHead};
+use crate::hooks::{Admission, Entry, HookError, Hooks, RequestHead};
 use crate::query::policy::Asker;
 use crate::query::rollups::CurrentModel;
 
@@ -185,9 +185,28 @@ async fn admit_by_hooks(
     let scopes = admission.scopes.as_deref().map(of_hook).transpose()?;
     let caller = Caller { scopes, ..caller };
     permit(parts, access, &caller)?;
+    settle(parts, hooks, admission, caller).await
+}
+
+/// A caller whose security context another door has found: a user of SQL.
+///
+/// # Errors
+/// A hook fails, or the model has faults for this context.
+pub(super) async fn admit_known(parts: &ApiParts, id: &str, context: Value) -> Result<Caller, ApiError> {
+    let Some(hooks) = &parts.hooks else {
+        return Ok(Caller { context: Some(SecurityContext(context)), ..Caller::default() });
+    };
+    let head = RequestHead { method: "password".to_owned(), ..RequestHead::default() };
+    let entry = Entry { id, context: Some(&context), ..Entry::default() };
+    let admission = hooks.admit(&head, entry).await?;
+    settle(parts, hooks, admission, Caller::default()).await
+}
+
+/// The caller with what belongs to the context that the hooks have left.
+async fn settle(parts: &ApiParts, hooks: &Hooks, admission: Admission, caller: Caller) -> Result<Caller, ApiError> {
     let context = admission.security_context().cloned().map(SecurityContext);
     if let Some(SecurityContext(odd)) = context.as_ref().filter(|context| !context.0.is_object()) {
-        tracing::warn!(request_id = entrant.id, "the security context is no object but {odd}");
+        tracing::warn!(request_id = %admission.request["requestId"], "the security context is no object but {odd}");
     }
     let belongings = hooks.belongings(&admission.request).await?;
     let model = match &parts.tenants {

@@ -14,7 +14,7 @@ use super::error::{ApiError, json_response};
 use super::load::used_rollup;
 use super::rows::{RowKey, Values, write_arrays};
 use super::shown::Shown;
-use super::{ApiParts, Call, echo, rewrite, wire};
+use super::{ApiParts, ApiState, Call, access, echo, rewrite, wire};
 use crate::model::{MemberId, Model};
 use crate::query::request::{FilterNode, Request};
 use crate::sql::{OutputField, Preview, Session, SqlAnswer, SqlError};
@@ -61,6 +61,21 @@ pub(super) async fn cubesql(parts: &ApiParts, call: &Call) -> Result<Response<Bo
         Err(_elapsed) => Body::from(error_line(&timeout_text(limit), &call.id)),
     };
     Ok(json_response(StatusCode::OK, body))
+}
+
+impl ApiState {
+    /// The session of a user who was let in with this security context, as the hooks of `cube.js` leave it.
+    ///
+    /// # Errors
+    /// A hook fails, or the model has faults for this context.
+    pub async fn sql_session(&self, user: String, context: Value) -> Result<Session, SqlError> {
+        let parts = &self.0.parts;
+        let id = format!("{}-span-1", uuid::Uuid::new_v4());
+        let caller = access::admit_known(parts, &id, context).await;
+        let caller = caller.map_err(|error| SqlError::Refused(error.to_string()))?;
+        let call = Call { id, caller, ..Call::default() };
+        Ok(Session { user: Some(user), ..session(parts, &call) })
+    }
 }
 
 /// The session of a call.

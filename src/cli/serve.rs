@@ -53,9 +53,10 @@ pub(super) async fn run(args: ServeArgs, dev_mode: Option<bool>) -> anyhow::Resu
         None => None,
     };
     let stop = stop.shared();
+    let pg = app.pg(&api);
     let spoken = async {
         if let Some(listener) = sql {
-            crate::pg::serve(listener, app.pg(), stop.clone()).await;
+            crate::pg::serve(listener, pg, stop.clone()).await;
         }
     };
     tokio::join!(crate::api::serve(listener, api, stop.clone()), spoken);

@@ -254,7 +254,7 @@ impl Config {
             fill_from_source: read.boolean("QUARRY_FILL_FROM_SOURCE", false),
             rollup_only: read.boolean("CUBEJS_ROLLUP_ONLY", false),
             refresh_worker: read.boolean("CUBEJS_REFRESH_WORKER", is_timed.unwrap_or(dev_mode)),
-            pg: read.pg(dev_mode, cube.as_ref().is_some_and(sql::is_guarded)),
+            pg: read.pg(dev_mode, cube.as_ref().is_some_and(sql::checks_users)),
             scheduled_refresh: read.boolean("CUBEJS_SCHEDULED_REFRESH_DEFAULT", true),
             refresh_zones: read.zones("CUBEJS_SCHEDULED_REFRESH_TIMEZONES"),
             concurrency: read.concurrency(cores),

@@ -18,39 +18,22 @@ pub struct PgOptions {
     pub unbounded: bool,
 }
 
-/// Hooks that narrow what callers may ask, and that run for HTTP only.
-const GUARDS: [&str; 8] = [
-    "queryRewrite",
-    "queryTransformer",
-    "contextToGroups",
-    "contextToRoles",
-    "extendContext",
-    "contextToAppId",
-    "contextToOrchestratorId",
-    "repositoryFactory",
-];
-
-/// Whether a `cube.js` narrows what callers may ask.
-pub(super) fn is_guarded(cube: &CubeJs) -> bool {
-    GUARDS.iter().any(|hook| cube.options().has(hook))
+/// Whether a `cube.js` decides which users of SQL come in.
+pub(super) fn checks_users(cube: &CubeJs) -> bool {
+    cube.options().has("checkSqlAuth")
 }
 
 impl Reader {
-    pub(super) fn pg(&mut self, dev_mode: bool, guarded: bool) -> PgOptions {
+    pub(super) fn pg(&mut self, dev_mode: bool, users_are_checked: bool) -> PgOptions {
         const PORT: &str = "CUBEJS_PG_SQL_PORT";
         let port = self.text(PORT).map(|_| self.number(PORT, 0_u16, 0..=u16::MAX));
         let (user, password) = (self.text("CUBEJS_SQL_USER"), self.text("CUBEJS_SQL_PASSWORD"));
-        if port.is_some() && !dev_mode && (user.is_none() || password.is_none()) {
+        if port.is_some() && !dev_mode && !users_are_checked && (user.is_none() || password.is_none()) {
             let missing = if user.is_none() { "CUBEJS_SQL_USER" } else { "CUBEJS_SQL_PASSWORD" };
             self.faults.push(format!(
                 "{PORT} opens a port for SQL, and {missing} is not set, so anybody could come in: set both \
-                 CUBEJS_SQL_USER and CUBEJS_SQL_PASSWORD, or use `quarry dev` on your own machine"
-            ));
-        }
-        if port.is_some() && guarded {
-            self.faults.push(format!(
-                "{PORT} opens a port where hooks of cube.js such as queryRewrite are not run, so callers would see more \
-                 than they should: remove it, or the hooks"
+                 CUBEJS_SQL_USER and CUBEJS_SQL_PASSWORD, write a checkSqlAuth in cube.js, or use `quarry dev` on your \
+                 own machine"
             ));
         }
         let unbounded = self.boolean("CUBESQL_STREAM_MODE", false);

@@ -15,10 +15,11 @@ use pgwire::api::auth::{
 use pgwire::api::{ClientInfo, ConnectionManager, METADATA_USER};
 use pgwire::error::{PgWireError, PgWireResult};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::fault::fatal;
+use crate::hooks::{Hooks, SqlPassword};
 use crate::sql::SERVER_VERSION;
 
 /// Who was let in.
@@ -41,6 +42,30 @@ pub fn fixed_login(user: Option<String>, password: Option<String>) -> CheckSqlAu
         let login = (user_fits && password_fits)
             .then(|| Login { user: given_user, context: Value::Object(serde_json::Map::new()) });
         Box::pin(std::future::ready(login))
+    })
+}
+
+/// Asks `checkSqlAuth` of the project; `without` where there is no such hook. A hook that fails lets nobody in.
+pub fn hooked_login(hooks: Hooks, without: CheckSqlAuth) -> CheckSqlAuth {
+    Arc::new(move |user, given| {
+        let (hooks, without) = (hooks.clone(), Arc::clone(&without));
+        Box::pin(async move {
+            let request = json!({"protocol": "postgres", "method": "password"});
+            let found = match hooks.check_sql_auth(&request, &user, Some(&given)).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return without(user, given).await,
+                Err(error) => {
+                    tracing::info!(user, %error, "a user of SQL is not let in");
+                    return None;
+                }
+            };
+            let fits = match &found.password {
+                SqlPassword::Any => true,
+                SqlPassword::Is(password) => same(password, &given),
+            };
+            let context = if found.security_context.is_null() { json!({}) } else { found.security_context };
+            fits.then_some(Login { user, context })
+        })
     })
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::{ConnectionManager, PgWireServerHandlers};
 use pgwire::tokio::process_socket;
@@ -20,9 +21,12 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use self::login::LoginHandler;
-pub use self::login::{CheckSqlAuth, Login, fixed_login};
+pub use self::login::{CheckSqlAuth, Login, fixed_login, hooked_login};
 use self::session::SessionHandler;
-use crate::sql::SqlService;
+use crate::sql::{Session, SqlError, SqlService};
+
+/// What somebody who was let in sees, asked anew for each statement.
+pub type Sessions = Arc<dyn Fn(Login) -> BoxFuture<'static, Result<Session, SqlError>> + Send + Sync>;
 
 /// What connections are served with.
 #[derive(Clone)]
@@ -31,6 +35,8 @@ pub struct PgParts {
     pub sql: SqlService,
     /// Lets in.
     pub login: CheckSqlAuth,
+    /// Makes the sessions of who was let in.
+    pub sessions: Sessions,
     /// `CUBEJS_MAX_SESSIONS`: most connections at the same time.
     pub max_sessions: usize,
     /// How long a statement may run.

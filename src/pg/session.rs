@@ -26,7 +26,6 @@ use super::encode::{described, rows, type_of};
 use super::fault::{fatal, fault};
 use super::parameters::constant;
 use super::{Login, PgParts};
-use crate::query::policy::Asker;
 use crate::sql::{Bound, Command, OutputField, Prepared, SERVER_VERSION, Session, commands};
 use crate::time::{Zone, spoken_duration};
 
@@ -118,20 +117,15 @@ impl SessionHandler {
     }
 
     /// Who asks on a connection, and how.
-    fn session<C: ClientInfo>(client: &C) -> PgWireResult<Session> {
+    async fn session<C: ClientInfo + Sync>(parts: &PgParts, client: &C) -> PgWireResult<Session> {
         let login = client.session_extensions().get::<Login>();
         let login = login.ok_or_else(|| fatal("28000", "the connection was not let in"))?;
+        let session = (parts.sessions)(Login::clone(&login)).await?;
         let database = client.metadata().get(METADATA_DATABASE).cloned();
         Ok(Session {
-            asker: Asker::of(login.context.clone()),
-            user: Some(login.user.clone()),
             database: database.filter(|name| !name.is_empty()).unwrap_or_else(|| "db".to_owned()),
             zone: Set::of(client).get("timezone").and_then(|name| zone(&name)),
-            cache: None,
-            rewriting: None,
-            model: None,
-            patience: None,
-            request_id: String::new(),
+            ..session
         })
     }
 
@@ -202,7 +196,7 @@ impl SessionHandler {
     async fn simple<C: ClientInfo + Send + Sync>(&self, client: &C, command: &Command) -> PgWireResult<Response> {
         let token = self.begin(client, command)?;
         let Command::Query(parsed) = command else { return Self::command(client, command, &Format::UnifiedText) };
-        let session = Self::session(client)?;
+        let session = Self::session(&self.parts, client).await?;
         let bound = self.timed(async {
             let prepared = self.parts.sql.prepare_parsed(&session, parsed.as_ref().clone()).await?;
             Ok(self.parts.sql.bind(&session, &prepared, Vec::new()).await?)
@@ -292,7 +286,7 @@ impl QueryParser for Planner {
         }
         let prepared = match &command {
             Command::Query(parsed) => {
-                let session = SessionHandler::session(client)?;
+                let session = SessionHandler::session(&self.0, client).await?;
                 Some(self.0.sql.prepare_parsed(&session, parsed.as_ref().clone()).await?)
             }
             _ => None,
@@ -357,7 +351,7 @@ impl ExtendedQueryHandler for SessionHandler {
             constant(bytes.as_deref(), portal.parameter_format.is_binary(at), &given, inferred)
         });
         let values = values.collect::<PgWireResult<Vec<_>>>()?;
-        let session = Self::session(client)?;
+        let session = Self::session(&self.parts, client).await?;
         let bound = self.timed(async { Ok(self.parts.sql.bind(&session, prepared, values).await?) }).await?;
         self.query(bound, &portal.result_column_format, token).await
     }

@@ -33,12 +33,16 @@ fn start(more: &[(&str, &str)]) -> (Server, u16) {
 
 /// What `psql` prints for some commands, unaligned and without headers; none where it is not installed.
 fn psql(port: u16, commands: &[&str]) -> Option<(bool, String)> {
+    psql_as(USER, PASSWORD, port, commands)
+}
+
+fn psql_as(user: &str, password: &str, port: u16, commands: &[&str]) -> Option<(bool, String)> {
     let mut command = Command::new("psql");
-    command.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", USER, "-d", "shop"]);
+    command.args(["-X", "-A", "-t", "-w", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", user, "-d", "shop"]);
     for text in commands {
         command.args(["-c", text]);
     }
-    match command.env("PGPASSWORD", PASSWORD).env("PGCONNECT_TIMEOUT", "20").output() {
+    match command.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "20").output() {
         Ok(output) => {
             let said = [output.stdout, output.stderr].concat();
             Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
@@ -103,6 +107,45 @@ fn psql_works_unchanged() {
     assert!(good && said.contains("status|text|") && said.contains("total|double precision|"), "\\d orders: {said}");
     let (good, said) = psql(port, &["SELECT nope FROM orders"]).expect("psql");
     assert!(!good && said.contains("ERROR:") && said.contains("nope"), "{said}");
+    server.assert_alive();
+}
+
+/// Users, their contexts, rows and models by the hooks of a project, as over HTTP.
+#[test]
+fn the_hooks_of_a_project_decide_who_comes_in_and_sees_what() {
+    let project = sql_project();
+    project.write(
+        "cube.js",
+        "module.exports = {
+           checkSqlAuth: async (req, user, password) => {
+             if (req.protocol !== 'postgres') throw new Error(`protocol ${req.protocol}`);
+             if (user === 'root') throw new Error('not here');
+             return { password: `${user}'s`, securityContext: { status: user } };
+           },
+           extendContext: ({ securityContext }) => ({ securityContext: { ...securityContext, extended: true } }),
+           queryRewrite: (query, { securityContext: { status, extended } }) => {
+             if (!extended) throw new Error('not extended');
+             query.filters.push({ member: 'orders.status', operator: 'equals', values: [status] });
+             return query;
+           } }",
+    );
+    let server = Server::start_with(&project, &[("CUBEJS_PG_SQL_PORT", "0")]);
+    let port = sql_port(&server);
+    let count = ["SELECT COUNT(*) FROM orders", "SELECT COUNT(*) FROM (SELECT id FROM orders LIMIT 10) q"];
+    for (user, password, expected) in [
+        ("done", "done's", Ok("2\n2\n")),
+        ("open", "open's", Ok("1\n1\n")),
+        ("nothing", "nothing's", Ok("0\n0\n")),
+        ("done", "open's", Err("authentication failed")),
+        ("done", "", Err("fe_sendauth: no password supplied")),
+        ("root", "root's", Err("authentication failed")),
+    ] {
+        let Some((good, said)) = psql_as(user, password, port, &count) else { return };
+        match expected {
+            Ok(rows) => assert!(good && said == rows, "{user}: {said}"),
+            Err(part) => assert!(!good && said.contains(part), "{user}: {said}"),
+        }
+    }
     server.assert_alive();
 }
 

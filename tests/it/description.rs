@@ -34,6 +34,25 @@ fn document(server: &Server) -> Value {
     reply.value()
 }
 
+/// A change of the API shows as a change of this file. `QUARRY_BLESS=1` writes it anew.
+#[test]
+fn the_document_is_the_recorded_one() {
+    let server = Server::start(&project());
+    let file = root().join("fixtures/openapi.json");
+    let mut given = serde_json::to_string_pretty(&document(&server)).expect("JSON");
+    given.push('\n');
+    if environment("QUARRY_BLESS").is_some() {
+        fs::write(&file, &given).expect("the document can be written");
+    }
+    let recorded = fs::read_to_string(&file).expect("the document is recorded");
+    let differs = given.lines().zip(recorded.lines()).enumerate().find(|(_, (given, recorded))| given != recorded);
+    assert!(
+        given == recorded,
+        "the document is another than fixtures/openapi.json, first at {differs:?}: if that is meant, run this test with \
+         QUARRY_BLESS=1"
+    );
+}
+
 fn operations(document: &Value) -> Vec<Operation> {
     let mut all = Vec::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {

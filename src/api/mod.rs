@@ -321,7 +321,7 @@ static ROUTES: &[Route] = &[
         methods: &[Method::GET],
         path: "/cubejs-system/v1/pre-aggregations/security-contexts",
         access: Access::Operator,
-        handle: |_, _| async { Ok(system::contexts()) }.boxed(),
+        handle: |parts, _| system::contexts(parts).boxed(),
     },
     Route {
         methods: &[Method::GET],

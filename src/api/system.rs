@@ -37,8 +37,12 @@ pub(super) fn definitions(parts: &ApiParts, call: &Call) -> Response<Body> {
 }
 
 /// `GET /pre-aggregations/security-contexts`: whom the background builds for.
-pub(super) fn contexts() -> Response<Body> {
-    answer(&json!({"securityContexts": [{}]}))
+pub(super) async fn contexts(parts: &ApiParts) -> Result<Response<Body>, ApiError> {
+    let contexts = match &parts.hooks {
+        Some(hooks) => hooks.background_contexts().await?,
+        None => vec![json!({})],
+    };
+    Ok(answer(&json!({"securityContexts": contexts})))
 }
 
 /// `GET /pre-aggregations/timezones`: the zones that the background builds for.

@@ -45,6 +45,16 @@ fn operators_alone_are_let_in_and_only_where_they_have_a_secret() {
 }
 
 #[test]
+fn the_contexts_of_the_background_are_those_of_the_project() {
+    let project = events_project(&["2024-01"], 30);
+    let hook = "async () => [{ securityContext: { tenant: 'acme' } }, { securityContext: { tenant: 'bond' } }, null]";
+    project.write("cube.js", &format!("module.exports = {{ scheduledRefreshContexts: {hook} }}"));
+    let server = Server::start_with(&project, &[("CUBEJS_PLAYGROUND_AUTH_SECRET", OPERATORS)]);
+    let contexts = get(&server, "/pre-aggregations/security-contexts").value();
+    assert_eq!(contexts, json!({"securityContexts": [{"tenant": "acme"}, {"tenant": "bond"}, {}]}));
+}
+
+#[test]
 fn definitions_partitions_and_builds() {
     let server = start(&[("CUBEJS_SCHEDULED_REFRESH_TIMEZONES", "UTC,Europe/Berlin")]);
     let zones = get(&server, "/pre-aggregations/timezones").value();

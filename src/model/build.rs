@@ -463,6 +463,15 @@ mod tests {
             &shop("", "- {name: d, sql: x, type: string, case: {when: [{sql: y, label: z}]}}", ""),
             "error: orders.d: 'sql' and 'case' exclude each other",
         );
+        let by_case = |rules: &str| {
+            let case = "case: {switch: '{CUBE.status}', when: [{value: a, sql: '{count}'}], else: {sql: '{count}'}}";
+            shop(&format!("- {{name: m, type: number, multi_stage: true, {rules} {case}}}"), "", "")
+        };
+        check_one(
+            &by_case("time_shift: [{interval: 1 year, type: prior}],"),
+            "error: orders.m: 'time_shift' and 'case' exclude each other in this version | put 'time_shift' on a measure \
+             over this one: {multi_stage: true, sql: \"{m}\"}",
+        );
         check_one(
             &shop("", "- {name: d, type: string, case: {else: {label: z}}}", ""),
             "error: orders.d: (case.when) is required | a list of entries with 'sql' and 'label'",

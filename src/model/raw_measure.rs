@@ -112,6 +112,22 @@ pub(super) struct RawFilterRule {
     pub(super) fixed: bool,
 }
 
+impl RawStage {
+    /// Whether it asks for nothing but what a `case` over this dimension does anyway.
+    fn leaves_groups_of(&self, switch: &Text) -> bool {
+        let name = |text: &Text| {
+            let plain = text.text.trim_matches(['{', '}', ' ']);
+            plain.rsplit('.').next().unwrap_or_default().to_owned()
+        };
+        self.keep_only.is_none()
+            && self.exclude.is_empty()
+            && self.include.iter().all(|member| name(member) == name(switch))
+            && !self.fixed
+            && self.shifts.is_empty()
+            && self.filter.is_none()
+    }
+}
+
 /// A `case` over a switch dimension.
 #[derive(Debug, Clone)]
 pub(super) struct RawSwitch {
@@ -133,8 +149,15 @@ pub(super) fn read_measure(mut fields: Fields, cube: &Place, report: &mut Report
     };
     let cumulative = fields.flag("cumulative", place, report).unwrap_or(false);
     let rolling = read_rolling(&mut fields, &about, report);
+    let rule = STAGE_KEYS.iter().find_map(|key| Some((*key, fields.mark_of(key)?)));
     let stage = read_stage(&mut fields, kind, &about, report);
     let case = fields.map("case", place, report).and_then(|case| read_switch(case, place, report));
+    if let (Some(case), Some(stage), Some((key, mark))) = (&case, &stage, rule)
+        && !stage.leaves_groups_of(&case.switch)
+    {
+        report.error(place, mark, format!("'{key}' and 'case' exclude each other in this version")).hint =
+            Some(format!("put '{key}' on a measure over this one: {{multi_stage: true, sql: \"{{{}}}\"}}", about.name));
+    }
     let order_by = read_order(&mut fields, place, report);
     let sql = read_sql(&mut fields, place, report);
     let needs_sql = !matches!(kind, None | Some(RawMeasureKind::Aggregate(AggKind::Count) | RawMeasureKind::Rank));

@@ -61,12 +61,28 @@ pub(in crate::query) fn bins_of(
     }
 }
 
+/// Windows begin at the borders of standard periods; a calendar's own, which SQL gives, are not known here.
+fn check_period(model: &Model, dimension: DimensionId, period: Granularity) -> Result<(), QueryError> {
+    match model.dimension(resolve_alias(model, dimension)).find_grain(period.as_str()) {
+        None | Some(Grain::Standard(_)) => Ok(()),
+        Some(Grain::Custom(_)) => Err(QueryError::Model(format!(
+            "a rolling window to_date by the {} of '{}' is not possible: its SQL gives no borders",
+            period.as_str(),
+            model.path_of(MemberId::Dimension(dimension))
+        ))),
+    }
+}
+
 /// The relation of a measure with a rolling window.
 pub(super) fn rolling(planner: &mut Planner<'_>, ask: &Query, unit: MeasureId) -> Result<usize, QueryError> {
     let measure = planner.model.measure(unit);
     let Some(window) = measure.rolling else { return Err(QueryError::Model("not a window".to_owned())) };
     let values = window_values(planner.model, unit)?;
     let timed = ask.time_dimensions.iter().find(|time| time.granularity.is_some());
+    if let RollingWindow::ToDate(granularity) = window {
+        let used = ask.time_dimensions.iter().filter(|time| time.granularity.is_some() || time.range.is_some());
+        used.map(|time| time.dimension).try_for_each(|id| check_period(planner.model, id, granularity))?;
+    }
     let part = match timed {
         Some(time) => windows(planner, ask, &values, (window, time.dimension))?,
         None => one_window(planner, ask, &values, window)?,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{by, check, over, shop_and, with};
+use super::{by, check, check_error, over, shop_and, with};
 use crate::server::Server;
 
 const BUYS: &str = r#"
@@ -177,7 +177,9 @@ cubes:
     dimensions:
       - {name: id, sql: id, type: number, primary_key: true}
       - {name: day, sql: "{CUBE}.day", type: time}
-    measures: [{name: total, sql: n, type: sum}]
+    measures:
+      - {name: total, sql: n, type: sum}
+      - {name: so_far, sql: n, type: sum, rolling_window: {type: to_date, granularity: year}}
 "#;
     let tables = [
         (
@@ -196,6 +198,8 @@ cubes:
         let query = over(&["sold.total"], "fiscal.day", name, range);
         check(&server, &query, &json!([["2023-10-01T00:00:00.000", "1"], ["2024-10-01T00:00:00.000", "110"]]));
     }
+    let so_far = over(&["sold.so_far"], "fiscal.day", "month", range);
+    check_error(&server, &so_far, "to_date by the year of 'fiscal.day' is not possible");
     let plain = over(&["sold.total"], "sold.day", "year", range);
     check(&server, &plain, &json!([["2024-01-01T00:00:00.000", "11"], ["2025-01-01T00:00:00.000", "100"]]));
 }

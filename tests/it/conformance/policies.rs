@@ -23,6 +23,17 @@ cubes:
       - {name: contact, sql: "{email} || '!'", type: string}
       - {name: owner_name, sql: "{owners.name}", type: string}
       - {name: at, sql: at, type: time}
+      - name: writer
+        sql: "{CUBE}.id"
+        type: string
+        links:
+          - {name: mail, label: Mail, url: "'to:' || {email}"}
+          - {name: page, label: Page, dashboard: people, params: [{key: who, value: "{secret}"}]}
+      - name: size
+        multi_stage: true
+        type: string
+        sql: "CASE WHEN {best} > 30 THEN 'big' ELSE 'small' END"
+        add_group_by: [region]
     measures:
       - {name: count, type: count}
       - {name: total, sql: amount, type: sum, mask: -1}
@@ -48,6 +59,9 @@ cubes:
       - name: by_mail
         measures: [count, total, best]
         dimensions: [email, region, status, secret]
+      - name: by_writer
+        measures: [count]
+        dimensions: [writer, writer___link_mail_url, writer___link_page_url, region]
     access_policy:
       - group: eu
         row_level: {filters: [{member: region, operator: equals, values: [EU]}]}
@@ -201,7 +215,7 @@ fn only(member: &str, operator: &str, values: &[&str]) -> Value {
 type Pair = (Value, Value, Outcome);
 
 fn pairs() -> Vec<Pair> {
-    let parts = [of_rows(), of_members(), of_masks(), of_results(), of_views(), of_levels()];
+    let parts = [of_rows(), of_members(), of_masks(), of_results(), of_derived(), of_views(), of_levels()];
     parts.into_iter().flatten().collect()
 }
 
@@ -340,6 +354,37 @@ fn of_results() -> Vec<Pair> {
     ]
 }
 
+/// Pairs about dimensions that are made of others: links, and those computed over results.
+fn of_derived() -> Vec<Pair> {
+    let mails = || by(&["deals.count"], &["deals.writer___link_mail_url"]);
+    let pages = || by(&["deals.count"], &["deals.writer___link_page_url"]);
+    let page = |mail: &str| json!([format!("/dashboard/people?who={mail}%40x"), "1"]);
+    let sizes = || by(&["deals.count"], &["deals.size"]);
+    vec![
+        (groups(&["eu"]), mails(), Rows(json!([["to:a@x", "1"], ["to:b@x", "1"]]))),
+        (groups(&["eu"]), pages(), Rows(json!([page("a"), page("b")]))),
+        (groups(&["masked"]), mails(), Rows(json!([["to:***", "5"]]))),
+        (groups(&["masked"]), pages(), Rows(json!([["/dashboard/people?who=", "5"]]))),
+        (groups(&["statuses"]), mails(), Hidden),
+        (groups(&[]), mails(), Hidden),
+        (
+            groups(&["masked"]),
+            with(&count(), &only("deals.writer___link_mail_url", "equals", &["to:a@x"])),
+            Rows(json!([["0"]])),
+        ),
+        (
+            groups(&["masked", "eu"]),
+            with(&mails(), &only("deals.region", "equals", &["EU"])),
+            Rows(json!([["to:a@x", "1"], ["to:b@x", "1"]])),
+        ),
+        (groups(&["admin"]), sizes(), Rows(json!([["big", "3"], ["small", "2"]]))),
+        (groups(&["eu"]), sizes(), Rows(json!([["small", "2"]]))),
+        (groups(&["us"]), with(&count(), &only("deals.size", "equals", &["small"])), Rows(json!([["0"]]))),
+        (groups(&["statuses"]), sizes(), Hidden),
+        (groups(&["statuses"]), with(&count(), &only("deals.size", "set", &[])), Rows(json!([["0"]]))),
+    ]
+}
+
 /// Pairs about views.
 fn of_views() -> Vec<Pair> {
     vec![
@@ -452,7 +497,7 @@ fn who_asks_decides_rows_and_values_from_source_and_from_rollups() {
     let server = start();
     assert!(pairs().len() >= 30);
     check_pairs(&server, "source");
-    server.build(&json!({"preAggregations": ["deals.daily", "deals.by_mail", "owners.bests"], "timezones": ["UTC"],
+    server.build(&json!({"preAggregations": ["deals.daily", "deals.by_mail", "deals.by_writer", "owners.bests"], "timezones": ["UTC"],
         "contexts": [{"securityContext": {}}]}));
     // The rollups do answer where nothing is hidden.
     let reply = ask_as(&server, &groups(&["admin"]), LOAD, &json!({"query": by(&["deals.total"], &["deals.region"])}));

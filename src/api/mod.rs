@@ -7,6 +7,7 @@
 mod accept;
 mod access;
 mod annotation;
+mod can_use;
 mod cors;
 mod cubesql;
 mod dry_run;
@@ -246,6 +247,12 @@ static ROUTES: &[Route] = &[
         handle: |parts, call| jobs::jobs(parts, call).boxed(),
     },
     Route {
+        methods: &[Method::POST],
+        path: "/cubejs-api/v1/pre-aggregations/can-use",
+        access: Access::Scoped(Scope::Meta),
+        handle: |_, call| async { can_use::answer(call) }.boxed(),
+    },
+    Route {
         methods: &[Method::GET, Method::POST],
         path: "/cubejs-api/v1/run-scheduled-refresh",
         access: Access::Scoped(Scope::Jobs),
@@ -334,6 +341,12 @@ static ROUTES: &[Route] = &[
         path: "/cubejs-system/v1/pre-aggregations/partitions",
         access: Access::Operator,
         handle: |parts, call| system::partitions(parts, call).boxed(),
+    },
+    Route {
+        methods: &[Method::POST],
+        path: "/cubejs-system/v1/pre-aggregations/preview",
+        access: Access::Operator,
+        handle: |parts, call| system::preview(parts, call).boxed(),
     },
     Route {
         methods: &[Method::POST],

@@ -8,6 +8,7 @@ use super::error::{ApiError, json_response};
 use super::explain;
 use super::load::logical_table;
 use super::question::Question;
+use super::transformed::transformed;
 use super::{ApiParts, Call, cubesql};
 use crate::model::{MemberId, Model};
 use crate::query::execute::SqlPreview;
@@ -62,7 +63,7 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
         .collect();
     let members: Map<String, Value> =
         preview.aliases.iter().map(|(alias, member)| (alias.clone(), json!(member))).collect();
-    let names = member_names(model, query);
+    let names: Vec<String> = query.read_members(model).into_iter().map(|member| model.path_of(member)).collect();
     let mut sql = json!({
         "external": preview.used.iter().any(|used| used.external),
         "sql": [preview.text, preview.params],
@@ -76,6 +77,7 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
         "preAggregations": rollups,
         "dataSource": preview.data_source,
         "aliasNameToMember": members,
+        "canUseTransformedQuery": transformed(model, query),
         "memberNames": names,
     });
     let first_time = query.columns().into_iter().find_map(|column| match column {
@@ -92,19 +94,6 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
         sql["timeDimensionField"] = json!(path);
     }
     json!({"sql": sql, "dataSource": preview.data_source})
-}
-
-/// The selected members: measures, dimensions, time dimensions by their bare names.
-fn member_names(model: &Model, query: &Query) -> Vec<String> {
-    let columns = query.columns();
-    let (measures, groups): (Vec<_>, Vec<_>) =
-        columns.into_iter().partition(|column| matches!(column, OutputColumn::Measure(_)));
-    let name = |column: OutputColumn| match column {
-        OutputColumn::Dimension(id) | OutputColumn::Time(id, _) => model.path_of(MemberId::Dimension(id)),
-        OutputColumn::Segment(id) => model.path_of(MemberId::Segment(id)),
-        OutputColumn::Measure(id) => model.path_of(MemberId::Measure(id)),
-    };
-    measures.into_iter().chain(groups).map(name).collect()
 }
 
 /// Member → direction; the default order names a time dimension by its bare name.

@@ -1,21 +1,26 @@
 //! `/cubejs-system/v1`: rollups as operators' tools of Cube see them (`http-api.md` §9). There only with
 //! `CUBEJS_PLAYGROUND_AUTH_SECRET`, for tokens that it signed.
 
+use arrow::record_batch::RecordBatch;
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use quarry_storage::{CancelOutcome, JobId};
+use quarry_storage::{CancelOutcome, JobId, Partition};
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, json_response};
 use super::load::logical_table;
 use super::meta::Viewer;
+use super::rows::{RowKey, Values, write_data};
 use super::wire::parse_zone;
 use super::{ApiParts, Call};
 use crate::model::{Cube, MemberId, Preagg, PreaggTime};
 use crate::query::dates::parse_bounds;
+use crate::query::request::ResponseFormat;
 use crate::refresh::{JobFilter, Preview, Selection};
 use crate::time::{Zone, format_local, from_micros, to_micros};
 
+/// Most rows that are shown of a stored table.
+const MOST_ROWS: usize = 1000;
 /// Most jobs that a queue shows.
 const MOST_JOBS: usize = 10_000;
 /// Groups of a partition's facts.
@@ -79,6 +84,45 @@ pub(super) async fn partitions(parts: &ApiParts, call: &Call) -> Result<Response
         }));
     }
     Ok(answer(&json!({"preAggregationPartitions": shown})))
+}
+
+/// `POST /pre-aggregations/preview`: the first rows of a built partition, which is named by one of its
+/// `versionEntries`; nothing when that version is not there.
+pub(super) async fn preview(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
+    let query = object(call.arguments.get("query"), "query")?;
+    let text = |holder: &Map<String, Value>, key: &str, path: &str| {
+        let value = holder.get(key).and_then(Value::as_str).map(str::to_owned);
+        value.ok_or_else(|| fault(format!("\"{path}\" is required")))
+    };
+    let id = text(query, "preAggregationId", "preAggregationId")?;
+    let zone = match query.get("timezone") {
+        None => Zone::UTC,
+        Some(name) => name.as_str().and_then(parse_zone).ok_or_else(|| no_zone("timezone", name))?,
+    };
+    let entry = object(query.get("versionEntry"), "versionEntry")?;
+    let wanted = text(entry, "table_name", "versionEntry.table_name")?;
+    // What is in the snapshot stays on the disk for as long.
+    let snapshot = parts.store.snapshot();
+    let selection =
+        Selection { contexts: vec![json!({})], zones: vec![zone], preaggs: vec![id], ..Selection::default() };
+    let previews = parts.refresher.preview(&selection).await?;
+    let found = previews.iter().find_map(|preview| {
+        let published = preview.published.as_ref()?;
+        (version_name(&table_name(parts, preview), preview, published) == wanted).then_some(published)
+    });
+    let Some(published) = found else { return Ok(answer(&json!({}))) };
+    let batches = parts.queries.stored_rows(published, MOST_ROWS).await?;
+    drop(snapshot);
+    let columns = batches.first().map(RecordBatch::schema);
+    let key =
+        |(column, name): (usize, &String)| RowKey { name: name.clone(), values: Values::Column(column), time: false };
+    let keys: Vec<RowKey> =
+        columns.iter().flat_map(|columns| columns.fields()).map(|field| field.name()).enumerate().map(key).collect();
+    let mut body = br#"{"preview":{"data":"#.to_vec();
+    write_data(&mut body, ResponseFormat::Default, &keys, &batches)
+        .map_err(|error| ApiError::Internal(error.to_string()))?;
+    body.extend_from_slice(b"}}");
+    Ok(json_response(StatusCode::OK, body))
 }
 
 /// `POST /pre-aggregations/build`: builds some partitions, in the background.
@@ -158,15 +202,36 @@ fn definition(viewer: &Viewer<'_>, cube: &Cube, rollup: &Preagg) -> Value {
     })
 }
 
-fn partition(parts: &ApiParts, cube: &Cube, rollup: &Preagg, preview: &Preview, expand: &[String]) -> Value {
-    let wants = |group: &str| expand.is_empty() || expand.iter().any(|word| word == group);
+/// The name of a partition's table, as Cube would give it.
+fn table_name(parts: &ApiParts, preview: &Preview) -> String {
     let mut table = logical_table(&parts.options.preagg_schema, &preview.preagg);
     if let Some(bucket) = preview.bucket {
         let start = from_micros(bucket.start);
         let format = if start.format("%H%M").to_string() == "0000" { "%Y%m%d" } else { "%Y%m%d%H%M" };
         table.push_str(&start.format(format).to_string());
     }
-    let structure = preview.table.as_str().rsplit('-').next().unwrap_or_default().to_owned();
+    table
+}
+
+/// What a table's structure is known by.
+fn structure_of(preview: &Preview) -> &str {
+    preview.table.as_str().rsplit('-').next().unwrap_or_default()
+}
+
+/// What the rows of a published partition are known by.
+fn content_of(published: &Partition) -> String {
+    format!("{:016x}", published.checksum)
+}
+
+/// The name of one version of a partition's table.
+fn version_name(table: &str, preview: &Preview, published: &Partition) -> String {
+    let built = published.built_at.div_euclid(1_000_000);
+    format!("{table}_{}_{}_{built:x}", content_of(published), structure_of(preview))
+}
+
+fn partition(parts: &ApiParts, cube: &Cube, rollup: &Preagg, preview: &Preview, expand: &[String]) -> Value {
+    let wants = |group: &str| expand.is_empty() || expand.iter().any(|word| word == group);
+    let table = table_name(parts, preview);
     let mut entry = json!({
         "dataSource": cube.data_source,
         "preAggregationId": preview.preagg,
@@ -179,17 +244,15 @@ fn partition(parts: &ApiParts, cube: &Cube, rollup: &Preagg, preview: &Preview, 
         entry["buildRangeEnd"] = json!(preview.bucket.map(|bucket| format_local(bucket.end - 1000)));
     }
     if wants("partitions.meta") {
-        entry["structureVersion"] = json!(structure);
+        entry["structureVersion"] = json!(structure_of(preview));
     }
     if wants("partitions.versions") {
-        let version = |published: &std::sync::Arc<quarry_storage::Partition>| {
-            let built = published.built_at.div_euclid(1000);
-            let content = format!("{:016x}", published.checksum);
+        let version = |published: &std::sync::Arc<Partition>| {
             json!({
-                "table_name": format!("{table}_{content}_{structure}_{:x}", built.div_euclid(1000)),
-                "structure_version": structure,
-                "content_version": content,
-                "last_updated_at": built,
+                "table_name": version_name(&table, preview, published),
+                "structure_version": structure_of(preview),
+                "content_version": content_of(published),
+                "last_updated_at": published.built_at.div_euclid(1000),
                 "naming_version": 2,
             })
         };
@@ -254,6 +317,10 @@ fn fault(text: impl AsRef<str>) -> ApiError {
     ApiError::Invalid(format!("Invalid query format: {}", text.as_ref()))
 }
 
+fn no_zone(path: &str, given: impl std::fmt::Display) -> ApiError {
+    fault(format!("\"{path}\" must be valid IANA time zones, got {given}"))
+}
+
 fn object<'v>(value: Option<&'v Value>, path: &str) -> Result<&'v Map<String, Value>, ApiError> {
     let value = value.ok_or_else(|| fault(format!("\"{path}\" is required")))?;
     value.as_object().ok_or_else(|| fault(format!("\"{path}\" must be of type object")))
@@ -277,10 +344,7 @@ impl Asked {
         }
         let mut names = texts(query.get("timezones"), "timezones")?;
         names.extend(query.get("timezone").and_then(Value::as_str).map(str::to_owned));
-        let zone = |name: &String| {
-            parse_zone(name)
-                .ok_or_else(|| fault(format!("\"timezones\" must be valid IANA time zones, got \"{name}\"")))
-        };
+        let zone = |name: &String| parse_zone(name).ok_or_else(|| no_zone("timezones", format!("\"{name}\"")));
         let mut zones: Vec<Zone> = names.iter().map(zone).collect::<Result<_, _>>()?;
         if zones.is_empty() {
             zones.clone_from(&parts.options.refresh_zones);

@@ -302,6 +302,20 @@ impl QueryService {
     }
 }
 
+impl QueryService {
+    /// The first rows of a partition as they are stored, at most `rows`.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub async fn stored_rows(&self, partition: &Partition, rows: usize) -> Result<Vec<RecordBatch>, QueryError> {
+        let file =
+            PartitionFile { path: partition.path.clone(), size_bytes: partition.size_bytes, rows: partition.rows };
+        let table = PartitionTable::new(self.schemas.of(partition)?, vec![file]);
+        let tables = tables_catalog(vec![("stored".to_owned(), Arc::new(table))]);
+        Ok(self.engine.collect(format!("SELECT * FROM stored LIMIT {rows}"), tables).await?.batches)
+    }
+}
+
 /// Stored rows as a table over their files.
 ///
 /// # Errors

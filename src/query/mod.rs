@@ -297,6 +297,38 @@ impl Query {
         columns
     }
 
+    /// The members that it names itself: what it selects, then what it filters by, then its time dimensions.
+    pub fn own_members(&self) -> Vec<MemberId> {
+        let measures = self.measures.iter().map(|id| MemberId::Measure(*id));
+        let dimensions = self.dimensions.iter().map(|id| MemberId::Dimension(*id));
+        let segments = self.segment_columns.iter().chain(&self.segments).map(|id| MemberId::Segment(*id));
+        let filters = self.filters.iter().flat_map(plan::members_of).map(Column::member);
+        let groups = self.measure_filters.iter().flat_map(plan::members_of).map(MemberId::Measure);
+        let times = self.time_dimensions.iter().map(|time| MemberId::Dimension(time.dimension));
+        measures.chain(dimensions).chain(segments).chain(filters).chain(groups).chain(times).collect()
+    }
+
+    /// Its own members and all that these are computed from, each once; a count of rows reads their keys.
+    pub fn read_members(&self, model: &Model) -> Vec<MemberId> {
+        let mut read: Vec<MemberId> = Vec::new();
+        let mut add = |member| {
+            if !read.contains(&member) {
+                read.push(member);
+            }
+        };
+        for member in self.own_members() {
+            members::visit_members(model, member, &mut |inner| {
+                add(inner);
+                if let MemberId::Measure(id) = inner
+                    && let MeasureKind::Aggregate { agg: AggKind::Count, sql: None } = model.measure(id).kind
+                {
+                    model.cube(inner.cube()).primary_key().for_each(|key| add(MemberId::Dimension(key.id)));
+                }
+            });
+        }
+        read
+    }
+
     /// The same with one row more than wanted: it shows whether the limit leaves rows out.
     pub fn one_more(&self) -> Self {
         Self { limit: self.limit.map(|limit| limit.saturating_add(1)), ..self.clone() }

@@ -6,7 +6,6 @@ use serde_json::Value as Json;
 
 use super::filters;
 use super::members::{resolve_alias, resolve_measure, visit_level, visit_members};
-use super::plan::members_of;
 use super::request::{FilterLeaf, FilterNode, Operator};
 use super::{Column, Filter, Query, QueryError, Relation, Test, Unmasked, Value};
 use crate::model::expression::{Expr, is_true, plain_text};
@@ -228,7 +227,7 @@ fn implies(narrower: &Test, wider: &Test) -> bool {
 /// Everything that is reached while the query is written: its own members and all that these reference.
 fn touched(query: &Query, model: &Model) -> Vec<MemberId> {
     let mut found = Vec::new();
-    for member in own_members(query) {
+    for member in query.own_members() {
         visit_members(model, member, &mut |inner| {
             push_new(&mut found, inner);
             // Results are computed a value of what the measure's grain adds.
@@ -250,7 +249,7 @@ fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
 /// The cubes that the query reads itself, not in a sub-query dimension.
 fn level_cubes(query: &Query, model: &Model) -> Vec<CubeId> {
     let mut cubes = Vec::new();
-    for member in own_members(query) {
+    for member in query.own_members() {
         visit_level(model, member, &mut |inner| {
             push_new(&mut cubes, inner.cube());
             let MemberId::Measure(id) = inner else { return };
@@ -262,21 +261,11 @@ fn level_cubes(query: &Query, model: &Model) -> Vec<CubeId> {
     cubes
 }
 
-fn own_members(query: &Query) -> Vec<MemberId> {
-    let measures = query.measures.iter().map(|id| MemberId::Measure(*id));
-    let dimensions = query.dimensions.iter().map(|id| MemberId::Dimension(*id));
-    let segments = query.segment_columns.iter().chain(&query.segments).map(|id| MemberId::Segment(*id));
-    let times = query.time_dimensions.iter().map(|time| MemberId::Dimension(time.dimension));
-    let filters = query.filters.iter().flat_map(members_of).map(Column::member);
-    let groups = query.measure_filters.iter().flat_map(members_of).map(MemberId::Measure);
-    measures.chain(dimensions).chain(segments).chain(times).chain(filters).chain(groups).collect()
-}
-
 /// Cubes that the query reaches through members of views only.
 fn cubes_behind_views(query: &Query, model: &Model) -> Vec<CubeId> {
     let mut behind = Vec::new();
     let mut direct = Vec::new();
-    for member in own_members(query) {
+    for member in query.own_members() {
         let is_view = model.cube(member.cube()).view().is_some();
         visit_members(model, member, &mut |inner| {
             if model.cube(inner.cube()).view().is_none() {

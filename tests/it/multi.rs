@@ -427,7 +427,7 @@ fn sql_of_several_queries_is_an_array() {
     assert!(one["sql"]["sql"][0].is_string() && one["dataSource"] == "default", "{one}");
     let blend = sql(&json!([by_day("events", &range), by_day("visits", &range)]));
     assert_eq!((&blend[0], blend.as_array().map(Vec::len)), (&one, Some(2)));
-    assert_eq!(blend[1]["sql"]["memberNames"], json!(["visits.count", "visits.at"]));
+    assert_eq!(blend[1]["sql"]["memberNames"], json!(["visits.count", "visits.id", "visits.at"]));
     let compare = sql(&comparing(&json!([range, ["2024-02-01"]])));
     assert_eq!((&compare[0], compare.as_array().map(Vec::len)), (&one, Some(2)));
     assert_ne!(compare[1]["sql"]["sql"], compare[0]["sql"]["sql"]);

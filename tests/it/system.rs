@@ -95,6 +95,20 @@ fn definitions_partitions_and_builds() {
     let table = version["table_name"].as_str().expect("a name");
     assert!(table.starts_with("prod_pre_aggregations.events_monthly20240201_"), "{table}");
     assert_eq!(version["structure_version"], entry["structureVersion"]);
+
+    let show = |version: &Value| {
+        let query =
+            json!({"query": {"preAggregationId": "events.monthly", "timezone": "UTC", "versionEntry": version}});
+        let reply = post(&server, "/pre-aggregations/preview", &query);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.value()
+    };
+    let shown = show(version);
+    let rows = shown["preview"]["data"].as_array().expect("rows");
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["events__kind"].is_string()), "{shown}");
+    let count: u64 = rows.iter().filter_map(|row| row["events__count"].as_str()?.parse::<u64>().ok()).sum();
+    assert_eq!(count, 30, "a month of events: {shown}");
+    assert_eq!(show(&json!({"table_name": format!("{table}0")})), json!({}), "no such version");
     let ranged = ask(json!({"id": "events.monthly", "refreshRange": ["2024-01-10", "2024-01-20"]}));
     assert_eq!(ranged[0]["partitions"].as_array().map(Vec::len), Some(1));
     assert_eq!(ask(json!({"id": "events.nothing"})), json!([]));
@@ -128,6 +142,18 @@ fn the_queue_shows_builds_that_can_be_cancelled() {
 #[test]
 fn faulty_questions_are_told_by_path() {
     let server = start(&[]);
+    for (query, text) in [
+        (json!({}), "\"preAggregationId\" is required"),
+        (json!({"preAggregationId": "a.b"}), "\"versionEntry\" is required"),
+        (json!({"preAggregationId": "a.b", "versionEntry": {}}), "\"versionEntry.table_name\" is required"),
+        (
+            json!({"preAggregationId": "a.b", "timezone": "Mars/Base", "versionEntry": {"table_name": "t"}}),
+            "\"timezone\" must be valid IANA time zones, got \"Mars/Base\"",
+        ),
+    ] {
+        let reply = post(&server, "/pre-aggregations/preview", &json!({"query": query}));
+        assert_eq!((reply.status, reply.error()), (400, format!("Invalid query format: {text}")), "{query}");
+    }
     for (body, text) in [
         (json!({}), "\"query\" is required"),
         (json!({"query": []}), "\"query\" must be of type object"),
@@ -145,4 +171,30 @@ fn faulty_questions_are_told_by_path() {
         }
     }
     server.assert_alive();
+}
+
+#[test]
+fn tools_are_told_whether_a_rollup_would_do() {
+    let server = Server::start(&events_project(&["2024-01"], 30));
+    let query = json!({"measures": ["events.count"], "dimensions": ["events.kind"],
+        "timeDimensions": [{"dimension": "events.at", "granularity": "month", "dateRange": ["2024-01-01", "2024-01-31"]}]});
+    let planned = server.post("/cubejs-api/v1/dry-run", &json!({"query": query})).value();
+    let ask = |references: &Value| {
+        let body = json!({"transformedQuery": planned["transformedQueries"][0], "references": references});
+        let reply = server.post("/cubejs-api/v1/pre-aggregations/can-use", &body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.value()["canUsePreAggregationForTransformedQuery"].clone()
+    };
+    let rollup = |granularity: &str, dimensions: &[&str]| {
+        json!({"measures": ["events.count"], "dimensions": dimensions,
+            "timeDimensions": [{"dimension": "events.at", "granularity": granularity}]})
+    };
+    assert_eq!(ask(&rollup("day", &["events.kind"])), json!(true));
+    assert_eq!(ask(&rollup("month", &["events.kind"])), json!(true));
+    assert_eq!(ask(&rollup("year", &["events.kind"])), json!(false));
+    assert_eq!(ask(&rollup("day", &[])), json!(false));
+    assert_eq!(ask(&Value::Null), Value::Null, "there is nothing to look at");
+    let reply = server.post("/cubejs-api/v1/pre-aggregations/can-use", &json!({"transformedQuery": {"measures": 7}}));
+    assert_eq!(reply.status, 400);
+    assert!(reply.error().starts_with("Invalid query format: \"transformedQuery\": "), "{}", reply.error());
 }

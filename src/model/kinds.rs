@@ -33,7 +33,8 @@ pub(super) fn resolve(raw: &[RawCube], cubes: &[Cube], preaggs: &mut [Vec<Preagg
         match &found.kind {
             PreaggKind::Lambda { rollups, union_with_source } => {
                 let lambda = Lambda { all: &all, own: &found, about };
-                lambda.check(rollups, *union_with_source, report);
+                let union_with_source = lambda.check(rollups, *union_with_source, report);
+                found.kind = PreaggKind::Lambda { rollups: rollups.clone(), union_with_source };
             }
             PreaggKind::Join { rollups } if rollups.is_empty() && !has_names(&body.kind) => {
                 let message = format!("rollupJoin '{}' should reference at least two rollups", about.place.owner());
@@ -140,7 +141,9 @@ struct Lambda<'a> {
 }
 
 impl Lambda<'_> {
-    fn check(&self, rollups: &[PreaggId], union_with_source: bool, report: &mut Report) {
+    /// Also gives whether the source adds anything: not to a table without partitions, of which nothing says up to when
+    /// it has the rows.
+    fn check(&self, rollups: &[PreaggId], union_with_source: bool, report: &mut Report) -> bool {
         let (place, mark) = (&self.about.place, self.about.mark);
         let Some(last) = rollups.last() else {
             // Names that mean nothing have been told of.
@@ -148,22 +151,26 @@ impl Lambda<'_> {
                 let message = format!("rollupLambda '{}' should reference at least one rollup", place.owner());
                 report.error(place, mark, message);
             }
-            return;
+            return false;
         };
         let mut faults: Vec<String> = rollups.iter().filter_map(|id| self.mismatch(*id)).collect();
-        if rollups.len() > 1 || union_with_source {
-            faults.extend(rollups.iter().filter(|id| self.all.get(**id).partition_granularity.is_none()).map(|id| {
-                let why = if rollups.len() > 1 {
-                    "Partition granularity is required if multiple rollups are provided."
-                } else {
-                    "Partition granularity is required to know what the source has to add."
-                };
+        let whole: Vec<PreaggId> =
+            rollups.iter().copied().filter(|id| self.all.get(*id).partition_granularity.is_none()).collect();
+        if rollups.len() > 1 {
+            faults.extend(whole.iter().map(|id| {
                 format!(
-                    "'{}' referenced by '{}' rollupLambda doesn't have partition granularity. {why}",
+                    "'{}' referenced by '{}' rollupLambda doesn't have partition granularity. Partition granularity is \
+                     required if multiple rollups are provided.",
                     self.all.path(*id),
                     place.owner()
                 )
             }));
+        } else if union_with_source && !whole.is_empty() {
+            let rollup = self.all.path(*last);
+            let message = format!("'union_with_source_data' has no effect: '{rollup}' is one table without partitions");
+            report.warn(place, mark, message).hint = Some(format!(
+                "give '{rollup}' a partition_granularity, so that it is known what the source has to add"
+            ));
         }
         for pair in rollups.windows(2) {
             if let [a, b] = pair
@@ -192,6 +199,7 @@ impl Lambda<'_> {
         for message in faults {
             report.error(place, mark, message);
         }
+        union_with_source && whole.is_empty()
     }
 
     /// Why the columns of a rollup are not the lambda's.
@@ -428,10 +436,10 @@ mod tests {
         );
         check(
             &lambda("rollups: [users.people], union_with_source_data: true"),
-            "error: orders.x: 'users.people' referenced by 'orders.x' rollupLambda doesn't have partition granularity. \
-             Partition granularity is required to know what the source has to add.\n\
-             error: orders.x: unionWithSourceData can be enabled only for pre-aggregation within 'orders' cube but \
+            "error: orders.x: unionWithSourceData can be enabled only for pre-aggregation within 'orders' cube but \
              'people' pre-aggregation is defined within 'users' cube\n\
+             warning: orders.x: 'union_with_source_data' has no effect: 'users.people' is one table without partitions | \
+             give 'users.people' a partition_granularity, so that it is known what the source has to add\n\
              warning: orders.x: unused pre-aggregation: it has no member of 'orders', the cube that defines it; a job \
              can still build it",
         );

@@ -1,13 +1,14 @@
 //! What a rollup is built from when that is the stored rows of its cubes (`pre-aggregations.md` §13): they are made
 //! ready first.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use quarry_storage::{Gate, JobState, Lease, Publish, Snapshot, StorageError};
+use quarry_storage::{Gate, JobRecord, JobState, Lease, Publish, Snapshot, StorageError};
 
 use super::Inner;
 use super::planning::{self, Target};
-use super::worker::{WorkError, build_file};
+use super::worker::{Claim, WorkError, build_claimed, build_file};
 use crate::model::PreaggId;
 use crate::preagg::partition::buckets_within;
 use crate::query::execute::table_of;
@@ -40,18 +41,22 @@ impl Ready {
     }
 }
 
-/// The stored rows for a build of a partition: waits for builds of them that are under way, and builds what is not
-/// published. A cube whose stored rows cannot hold what the build needs is read at its source.
+/// The stored rows for a build of a partition: what is to be built of them is built first, and what is not published
+/// too. A cube whose stored rows cannot hold what the build needs is read at its source.
+///
+/// # Errors
+/// A job of the rows has failed that was made at `since` or later, if that is a moment: the build would show what was
+/// asked to be replaced.
 pub(super) async fn make_ready(
     inner: &Arc<Inner>,
     rollups: &Rollups,
     target: &Target,
-    bucket: Option<Bounds>,
+    (bucket, since): (Option<Bounds>, i64),
 ) -> Result<Ready, WorkError> {
     let mut ready = Ready::default();
     for original in rollups.originals_of(target.preagg) {
         let source = Target::new(rollups, rollups.model().preagg(original), Zone::UTC)?;
-        wait_for_running(inner, &source).await?;
+        finish_jobs(inner, &source, since).await?;
         let wanted = build_range(rollups, target.preagg, original, (target.zone, bucket))?;
         let mut snapshot = inner.parts.store.snapshot();
         let mut found = find_original(rollups, &snapshot, original, wanted);
@@ -73,20 +78,35 @@ pub(super) async fn make_ready(
     Ok(ready)
 }
 
-/// Jobs are claimed in the order in which they were posted, those of the rows before those of the rollup: what still
-/// waits in the queue was asked for later.
-async fn wait_for_running(inner: &Inner, source: &Target) -> Result<(), WorkError> {
+/// Waits until no job of a cube's rows is live. Those that are queued are built here: the other workers may all wait
+/// for the same.
+async fn finish_jobs(inner: &Arc<Inner>, source: &Target, since: i64) -> Result<(), WorkError> {
     let mut pulse = inner.pulse.subscribe();
     let stop = inner.tasks.stop_signal();
     loop {
         pulse.borrow_and_update();
+        let (store, clock, table) = (inner.parts.store.clone(), inner.parts.clock, source.table.clone());
+        let claimed = blocking(move || {
+            let mut first = true;
+            store.claim_more(&table, clock.now(), &mut |_| std::mem::take(&mut first))
+        });
+        if let Some(claim) = claimed.await?.first().and_then(|jobs| Claim::new(jobs)) {
+            build_claimed(inner, claim).await;
+            inner.pulse();
+            continue;
+        }
         let store = inner.parts.store.clone();
         let jobs = blocking(move || -> Result<_, StorageError> { store.jobs() }).await?;
-        let running = |job: &quarry_storage::JobRecord| {
-            job.partition.table == source.table && matches!(job.state, JobState::Running)
-        };
-        if stop.is_cancelled() || !jobs.iter().any(running) {
-            return Ok(());
+        let jobs = jobs.iter().filter(|job| job.partition.table == source.table);
+        if stop.is_cancelled() || !jobs.clone().any(|job| !job.state.has_ended()) {
+            let is_asked = |job: &JobRecord| since != i64::MIN && since <= job.created_at;
+            // Newest first: of each partition the last word counts.
+            let mut known = HashSet::new();
+            let failed = jobs.filter(|job| known.insert(job.partition.bucket)).find_map(|job| match &job.state {
+                JobState::Failed { cause } if is_asked(job) => Some(cause.clone()),
+                _ => None,
+            });
+            return failed.map_or(Ok(()), |cause| Err(WorkError::Rows { rollup: source.path.clone(), cause }));
         }
         // Losing either arm is harmless: the loop looks at both again.
         tokio::select! {

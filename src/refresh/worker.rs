@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use quarry_storage::{
     Bounds, ErrorKind, FinishedFile, Gate, JobPhase, JobRecord, Lease, PartitionKey, Progress, Publish, StorageError,
 };
@@ -41,6 +43,14 @@ pub(super) enum WorkError {
     /// The definition cannot be planned, or its source is not there.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// What it is built from was to be built before it, and was not.
+    #[error("the rows of {rollup}, which it is built from, could not be built: {cause}")]
+    Rows {
+        /// `cube.rollup` of type original_sql.
+        rollup: String,
+        /// Why.
+        cause: String,
+    },
     /// It took too long.
     #[error("{}", timed_out(*.0))]
     TimedOut(Duration),
@@ -70,10 +80,7 @@ pub(super) async fn work(inner: Arc<Inner>) {
             Ok(Some((jobs, permit))) => {
                 pause = LEAST_PAUSE;
                 if let Some(claim) = Claim::new(&jobs) {
-                    match together::companions(&inner, &claim).await {
-                        more if more.is_empty() => process(&inner, claim).await,
-                        more => together::process_all(&inner, claim, more).await,
-                    }
+                    build_claimed(&inner, claim).await;
                 }
                 // Given back before the others are woken, so that they find the room.
                 drop(permit);
@@ -95,6 +102,18 @@ pub(super) async fn work(inner: Arc<Inner>) {
             }
         }
     }
+}
+
+/// Builds the partition of a claim, and what is due of the same table where one scan gives it all.
+pub(super) fn build_claimed(inner: &Arc<Inner>, claim: Claim) -> BoxFuture<'_, ()> {
+    // Boxed: a build may have another one done first.
+    async move {
+        match together::companions(inner, &claim).await {
+            more if more.is_empty() => process(inner, claim).await,
+            more => together::process_all(inner, claim, more).await,
+        }
+    }
+    .boxed()
 }
 
 async fn claim(inner: &Inner) -> Result<Option<(Vec<JobRecord>, Permit)>, StorageError> {
@@ -265,7 +284,7 @@ pub(super) async fn build_file(
 ) -> Result<(FinishedFile, String), WorkError> {
     let refresh_key = refresh_key(inner, rollups, target, key.bucket, since).await;
     let source = find_source(&inner.parts, &target.data_source)?;
-    let ready = make_ready(inner, rollups, target, key.bucket).await?;
+    let ready = make_ready(inner, rollups, target, (key.bucket, since)).await?;
     let statement = rollups.build_sql(target.preagg, target.zone, key.bucket, &ready.cubes(rollups))?;
     report(inner, leases, Progress { phase: JobPhase::Querying, ..Progress::default() });
     let stream = source.stream_over(statement, ready.tables(rollups)?).await.map_err(BuildError::from)?;
@@ -339,6 +358,7 @@ fn cause_of(error: &WorkError) -> String {
         },
         WorkError::Cancelled
         | WorkError::Gone
+        | WorkError::Rows { .. }
         | WorkError::TimedOut(_)
         | WorkError::Query(_)
         | WorkError::Refresh(_)

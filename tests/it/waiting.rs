@@ -243,6 +243,37 @@ fn modes_say_how_fresh_an_answer_must_be() {
     assert_eq!(bad.status, 400, "{}", bad.body);
 }
 
+/// §5.9: what was kept stands in for an answer that takes longer than the window; who insists on a fresh one waits.
+#[test]
+fn conformance_38_what_was_kept_stands_in_for_a_slow_answer() {
+    let project = Project::empty();
+    project.write(
+        "model/cubes.yml",
+        "cubes:
+  - name: sales
+    sql: SELECT s.amount AS n, b.value AS m FROM sales AS s CROSS JOIN generate_series(1, 20000) AS b(value)
+    refresh_key: {sql: SELECT max(version) FROM versions, every: 1 second}
+    measures: [{name: total, type: count, filters: [{sql: '({CUBE}.n * 31 + {CUBE}.m) % 7 >= 0'}]}]
+",
+    );
+    project.write("data/versions.csv", "version\n1\n");
+    project.write("data/sales.csv", &city(1));
+    let server = start(&project, &[]);
+    let first = sum(&server, None);
+    assert_eq!((first.0.as_str(), &first.2), ("20000", &json!(false)));
+    let many: String = (0..1_000_000).map(|n| format!("Bonn,{n}\n")).collect();
+    project.write("data/sales.csv", &format!("city,amount\n{many}"));
+    project.write("data/versions.csv", "version\n2\n");
+    let stale = wait_until("the old answer, marked", LONG, || {
+        let answer = sum(&server, Some("stale-if-slow"));
+        (answer.2 == json!(true)).then_some(answer)
+    });
+    assert_eq!((&stale.0, &stale.1), (&first.0, &first.1));
+    let fresh = json!({"query": {"measures": ["sales.total"], "filters": [
+        {"member": "sales.total", "operator": "gt", "values": ["0"]}]}, "cache": "must-revalidate"});
+    check_waits(&ask_as(&server, "b-span-1", &fresh, &[]));
+}
+
 /// Without a refresh key an answer is kept for ten seconds at most, and never when the files have changed.
 #[test]
 fn files_that_change_are_seen_at_once() {

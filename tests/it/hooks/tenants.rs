@@ -151,6 +151,43 @@ fn jobs_are_of_the_model_of_their_context() {
     assert!(reply.status == 500 && reply.error().starts_with("Error: Compile errors:"), "{}", reply.body);
 }
 
+/// Rollups of one name, one of each tenant: builds and garbage of the one leave those of the other alone.
+#[test]
+fn conformance_40_tenants_keep_tables_of_their_own() {
+    let project = tenants("");
+    let server = Server::start_with(&project, &[("CUBEJS_DEFAULT_API_SCOPES", ALL_SCOPES)]);
+    let call = |path: &str, body: &Value| {
+        let reply = server.call("POST", path).token(&token(&json!({"tenant": "acme"}))).json(body).send();
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.value()
+    };
+    let build = |tenant: &str| {
+        let selector = json!({"contexts": [{"securityContext": {"tenant": tenant}}], "timezones": ["UTC"]});
+        let tokens = call(JOBS, &json!({"action": "post", "selector": selector}));
+        wait_until("all jobs to end", Duration::from_secs(60), || {
+            let entries = call(JOBS, &json!({"action": "get", "tokens": tokens}));
+            entries.as_array().into_iter().flatten().all(|entry| entry["status"] == "done").then_some(())
+        });
+    };
+    let answer = |tenant: &str| {
+        let query = json!({"measures": ["orders.count"], "dimensions": ["orders.status"]});
+        let answer = ask(&server, &json!({ "tenant": tenant }), &query).value();
+        assert!(answer["usedPreAggregations"].is_object(), "{tenant}: {answer}");
+        (answer["data"].clone(), answer["lastRefreshTime"].clone())
+    };
+    build("acme");
+    build("bond");
+    let (acme, bond) = (answer("acme"), answer("bond"));
+    assert_ne!(acme.0, bond.0);
+    for _ in 0..3 {
+        build("acme");
+        call("/quarry/v1/gc", &json!({}));
+        assert_eq!(answer("bond"), bond, "neither rebuilt nor collected");
+    }
+    assert_eq!(answer("acme").0, acme.0);
+    assert!(answer("acme").1 != acme.1, "built again");
+}
+
 #[test]
 fn the_background_builds_for_every_context_in_its_zones() {
     let project = tenants(

@@ -212,3 +212,22 @@ fn conformance_31_and_39_lambdas_have_no_partitions_and_are_never_named() {
     assert_eq!(reply.status, 400, "{}", reply.body);
     assert!(reply.error().contains("doesn't match any of the pre-aggregations"), "{}", reply.body);
 }
+
+#[test]
+fn a_table_without_partitions_is_whole_and_the_source_adds_nothing() {
+    let definitions = format!(
+        "    pre_aggregations:
+      - {{name: whole, type: rollup_lambda, rollups: [CUBE.all], union_with_source_data: true}}
+      - {{name: all, {MEMBERS}}}
+"
+    );
+    let project = project(&definitions, "");
+    let server = start(&project, &[]);
+    let queries = stored();
+    let from_source = all_rows(&server, &queries);
+    server.build(&select(&["orders.all"], &json!({})));
+    check(&server, &from_source, &queries);
+    let count = json!({"measures": ["orders.count"]});
+    let answer = server.load(&count);
+    assert!(!used(&server, &count).is_empty() && answer["quarry"].get("fromSource").is_none(), "{answer}");
+}

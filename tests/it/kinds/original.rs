@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{orders, project, queries, rows, select, start, used};
-use crate::server::Server;
+use crate::server::{Project, Server};
 
 const RAW: &str = "    pre_aggregations:
       - {name: raw, type: original_sql, time_dimension: at, partition_granularity: month}
@@ -150,4 +150,64 @@ fn a_name_of_its_own_shows_in_the_names_of_tables() {
     let answer = server.load(&json!({"measures": ["orders.count"]}));
     let names: Vec<&String> = answer["usedPreAggregations"].as_object().expect("used").keys().collect();
     assert_eq!(names, ["prod_pre_aggregations.orders_rows"]);
+}
+
+/// Rows by month, a rollup by week: many a week is newer than the month that it is built from.
+#[test]
+fn a_rollup_is_built_after_the_rows_that_are_built_with_it() {
+    let weekly = RAW_AND_DAILY.replace(
+        "granularity: day, partition_granularity: month, use",
+        "granularity: day, partition_granularity: week, use",
+    );
+    let project = project(&weekly, "");
+    let server = start(&project, &[("CUBEJS_REFRESH_WORKER_CONCURRENCY", "2")]);
+    let weeks = json!({"measures": ["orders.revenue"], "timeDimensions": [
+        {"dimension": "orders.at", "granularity": "week", "dateRange": ["2024-01-01", "2024-03-31"]}]});
+    for factor in 1..4 {
+        project.write("data/orders.csv", &orders(200, factor));
+        let all = select(&["orders.daily", "orders.raw"], &json!({}));
+        assert!(server.build(&all) > 12);
+        assert_eq!(used(&server, &weeks), ["orders.daily rollup"]);
+        let found: f64 =
+            server.rows(&weeks).iter().filter_map(|row| row["orders.revenue"].as_str()?.parse::<f64>().ok()).sum();
+        assert_eq!(found, sum(factor), "built from rows of before");
+    }
+    server.assert_alive();
+}
+
+#[test]
+fn a_rollup_of_rows_that_could_not_be_built_is_not_built_from_old_ones() {
+    let project = Project::empty();
+    project.write(
+        "model/shop.yml",
+        "cubes:
+  - name: orders
+    sql: SELECT id, at, 10 / divisor AS share FROM orders
+    dimensions:
+      - {name: id, sql: id, type: number, primary_key: true}
+      - {name: at, sql: at, type: time}
+    measures: [{name: shares, sql: share, type: sum}]
+    pre_aggregations:
+      - {name: daily, measures: [shares], time_dimension: at, granularity: day, partition_granularity: month,
+         use_original_sql_pre_aggregations: true}
+      - {name: raw, type: original_sql, time_dimension: at, partition_granularity: month}
+",
+    );
+    let orders = |divisor: u32| format!("id,divisor,at\n1,5,2024-01-03T00:00:00\n2,{divisor},2024-02-03T00:00:00\n");
+    project.write("data/orders.csv", &orders(2));
+    let server = start(&project, &[]);
+    let all = select(&["orders.daily"], &json!({}));
+    assert_eq!(server.build(&all), 4);
+    project.write("data/orders.csv", &orders(0));
+    let tokens = server.post_jobs(&all);
+    let statuses = server.wait_jobs(&tokens);
+    let failed = |part: &str| statuses.iter().filter(|status| status.contains(part)).count();
+    assert_eq!(failed("the rows of orders.raw, which it is built from, could not be built: "), 2, "{statuses:?}");
+    assert_eq!(failed("failure: "), 3, "and those of February themselves: {statuses:?}");
+    // What was published stays, and the next time all is well.
+    let answer = |server: &Server| server.rows(&json!({"measures": ["orders.shares"]}))[0]["orders.shares"].clone();
+    assert_eq!(answer(&server), json!("7"));
+    project.write("data/orders.csv", &orders(1));
+    assert_eq!(server.build(&all), 4);
+    assert_eq!(answer(&server), json!("12"));
 }

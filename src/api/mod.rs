@@ -397,6 +397,8 @@ pub struct ApiOptions {
     pub preagg_schema: String,
     /// Whether requests may become sockets.
     pub web_sockets: bool,
+    /// The one path that may become a socket, without `/` at its end; any may without.
+    pub web_sockets_path: Option<String>,
     /// Between the names of nested folders in metadata without nesting; their members are merged when it is empty.
     pub nested_folders_delimiter: String,
     /// Zones that the background builds for.
@@ -577,7 +579,9 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response<B
     if state.0.closing.is_cancelled() {
         return error::shutting_down(parts.options.patience);
     }
-    if parts.options.web_sockets && live::is_wanted(request.headers()) {
+    let only = parts.options.web_sockets_path.as_deref();
+    let may_be_socket = || only.is_none_or(|only| only == path.trim_end_matches('/'));
+    if parts.options.web_sockets && live::is_wanted(request.headers()) && may_be_socket() {
         let upgraded = guarded(live::upgrade(state.clone(), request)).await;
         return upgraded.unwrap_or_else(|error| error.into_response(&id, parts.options.dev_mode));
     }

@@ -102,6 +102,8 @@ pub struct Config {
     pub nested_folders_delimiter: String,
     /// `CUBEJS_WEB_SOCKETS`: whether requests may become sockets.
     pub web_sockets: bool,
+    /// `QUARRY_WEB_SOCKETS_BASE_PATH`: the one path that may become a socket; any may without.
+    pub web_sockets_path: Option<String>,
     /// `CUBEJS_GRACEFUL_SHUTDOWN`: how long a stopping server waits for what it is doing.
     pub patience: Duration,
     /// `CUBEJS_BASE_PATH`: what the paths of Cube's endpoints begin with.
@@ -274,6 +276,7 @@ impl Config {
             nested_folders_delimiter: read.values.get("CUBEJS_NESTED_FOLDERS_DELIMITER").cloned().unwrap_or_default(),
             memory_bytes: read.bytes("QUARRY_MEMORY", 2 << 30, (64 << 20)..=usize::MAX),
             web_sockets: read.boolean("CUBEJS_WEB_SOCKETS", false),
+            web_sockets_path: read.web_sockets_path(),
             patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
             base_path: read.base_path(),
             cors: read.cors(cube.as_ref()),
@@ -715,6 +718,7 @@ mod tests {
         };
         assert_eq!(queries(&[]), (5, 5));
         assert_eq!(queries(&[both[0], both[1], ("CUBEJS_REFRESH_WORKER_CONCURRENCY", "7")]), (4, 2));
+        assert_eq!(queries(&[both[0], both[1], ("QUARRY_QUERY_CONCURRENCY", "9")]), (9, 9));
         let faults = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_CONCURRENCY", "0")]).expect_err("none at all").0;
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert_eq!(of(&[("CUBEJS_SCHEDULED_REFRESH_QUERIES_PER_APP_ID", "5")]).2, Some(5));

@@ -9,13 +9,21 @@ use crate::hooks::CubeJs;
 impl Reader {
     /// `/` at the end does not count: `/` alone stands for no base at all.
     pub(super) fn base_path(&mut self) -> String {
-        const NAME: &str = "CUBEJS_BASE_PATH";
-        let Some(text) = self.text(NAME) else { return BASE_PATH.to_owned() };
+        self.path("CUBEJS_BASE_PATH").unwrap_or_else(|| BASE_PATH.to_owned())
+    }
+
+    /// Without `/` at the end, as above.
+    pub(super) fn web_sockets_path(&mut self) -> Option<String> {
+        self.path("QUARRY_WEB_SOCKETS_BASE_PATH")
+    }
+
+    fn path(&mut self, name: &'static str) -> Option<String> {
+        let text = self.text(name)?;
         let is_path = text.starts_with('/') && !text.contains(['?', '#', ' ', '{', '%']) && !text.contains("//");
         if !is_path {
-            self.fault(NAME, &text, "a path such as /api");
+            self.fault(name, &text, "a path such as /api");
         }
-        text.trim_end_matches('/').to_owned()
+        Some(text.trim_end_matches('/').to_owned())
     }
 
     /// What `cube.js` says is stronger, key by key.

@@ -11,8 +11,8 @@ const LEAST_QUERIES: usize = 5;
 /// How queries wait for sources, and what is kept of their answers.
 #[derive(Debug, Clone)]
 pub struct WaitSettings {
-    /// `CUBEJS_CONCURRENCY`, `CUBEJS_DS_<NAME>_CONCURRENCY`, or the number of cores and at least 5: queries that a data
-    /// source runs at the same time.
+    /// `QUARRY_QUERY_CONCURRENCY`, `CUBEJS_DS_<NAME>_CONCURRENCY`, `CUBEJS_CONCURRENCY`, or the number of cores and at
+    /// least 5: queries that a data source runs at the same time.
     pub concurrency: Concurrency,
     /// `QUARRY_CONTINUE_WAIT`: how long a request waits for a source before its client is to ask again.
     pub continue_wait: Duration,
@@ -32,12 +32,16 @@ impl Reader {
         }
     }
 
-    /// Faults were told with those of builds.
+    /// The setting for queries alone wins. Faults of the others were told with those of builds.
     fn query_concurrency(&mut self, cores: usize) -> Concurrency {
+        const OF_QUERIES: &str = "QUARRY_QUERY_CONCURRENCY";
         let told = self.faults.len();
         let found = self.source_concurrency(cores.max(LEAST_QUERIES));
         self.faults.truncate(told);
-        found
+        match self.text(OF_QUERIES) {
+            Some(_) => Concurrency::of_all(self.number(OF_QUERIES, found.default, 1..=256)),
+            None => found,
+        }
     }
 
     /// Clients that ask again do so at once: it is a second at least.

@@ -61,7 +61,7 @@ const QUEUE: &[Key] = &[
 ];
 
 const QUERY_QUEUE: &[Key] = &[
-    key("concurrency", Number(1, 256), Ignored),
+    key("concurrency", Number(1, 256), Honoured),
     key("continueWaitTimeout", Number(0, 90), Ignored),
     key("executionTimeout", NUMBER, Honoured),
     key("orphanedTimeout", NUMBER, Honoured),
@@ -186,7 +186,7 @@ const KEYS: &[Key] = &[
     key("telemetry", Flag, Moot),
     key("updateCompilerCacheKeepAlive", Flag, Honoured),
     key("webSockets", Flag, Honoured),
-    key("webSocketsBasePath", Text, Ignored),
+    key("webSocketsBasePath", Text, Honoured),
 ];
 
 /// The options that a `cube.js` gives. Functions are marked and called by name.

@@ -21,6 +21,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("orchestratorOptions.continueWaitTimeout", "QUARRY_CONTINUE_WAIT"),
     ("orchestratorOptions.preAggregationsOptions.maxPartitions", "CUBEJS_MAX_PARTITIONS_PER_CUBE"),
     ("orchestratorOptions.preAggregationsOptions.queueOptions.concurrency", "CUBEJS_REFRESH_WORKER_CONCURRENCY"),
+    ("orchestratorOptions.queryCacheOptions.queueOptions.concurrency", "QUARRY_QUERY_CONCURRENCY"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.executionTimeout", "CUBEJS_DB_QUERY_TIMEOUT"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.orphanedTimeout", "QUARRY_ORPHANED_TIMEOUT"),
     ("orchestratorOptions.rollupOnlyMode", "CUBEJS_ROLLUP_ONLY"),
@@ -37,6 +38,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("sqlSuperUser", "CUBEJS_SQL_SUPER_USER"),
     ("sqlUser", "CUBEJS_SQL_USER"),
     ("webSockets", "CUBEJS_WEB_SOCKETS"),
+    ("webSocketsBasePath", "QUARRY_WEB_SOCKETS_BASE_PATH"),
 ];
 
 /// The settings that the options give.

@@ -149,6 +149,37 @@ fn the_hooks_of_a_project_decide_who_comes_in_and_sees_what() {
     server.assert_alive();
 }
 
+/// Each connection sees the model of its user's app.
+#[test]
+fn every_app_has_its_own_tables() {
+    let project = sql_project();
+    project.write(
+        "cube.js",
+        "module.exports = {
+           contextToAppId: ({ securityContext }) => `app_${securityContext.status}`,
+           checkSqlAuth: async (req, user) => ({ password: 'x', securityContext: { status: user } }),
+         }",
+    );
+    project.write(
+        "model/mine.yml",
+        "cubes:
+  - name: of_{{ COMPILE_CONTEXT.securityContext.status | default('nobody') | safe }}
+    sql: SELECT * FROM orders WHERE status = '{{ COMPILE_CONTEXT.securityContext.status | default('nobody') | safe }}'
+    measures: [{name: count, type: count}]
+",
+    );
+    let server = Server::start_with(&project, &[("CUBEJS_PG_SQL_PORT", "0")]);
+    let port = sql_port(&server);
+    let tables = "SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'of_%'";
+    for (user, count) in [("done", 2), ("open", 1), ("done", 2)] {
+        let own = format!("SELECT MEASURE(count) FROM of_{user}");
+        let Some((good, said)) = psql_as(user, "x", port, &[tables, &own]) else { return };
+        assert!(good && said == format!("of_{user}\n{count}\n"), "{user}: {said}");
+    }
+    let Some((good, said)) = psql_as("done", "x", port, &["SELECT MEASURE(count) FROM of_open"]) else { return };
+    assert!(!good && said.contains("of_open"), "another's: {said}");
+}
+
 #[test]
 fn connections_are_bounded_and_end_with_the_server() {
     let (server, port) = start(&[("CUBEJS_MAX_SESSIONS", "1")]);

@@ -57,6 +57,16 @@ fn sockets_are_opened_on_every_path_when_they_are_on() {
     assert_eq!(reply.status, 400, "half a handshake: {}", reply.body);
     assert_eq!(server.get("/cubejs-api/v1/meta").status, 200);
 
+    let (project, one) = started(&[("QUARRY_WEB_SOCKETS_BASE_PATH", "/ws/")]);
+    assert!(Socket::try_open(&one, "/cubejs-api/v1/ws").is_err(), "one path alone");
+    let mut socket = Socket::open(&one, "/ws");
+    socket.send(&json!({"authorization": valid_token()}));
+    assert_eq!(socket.next(), json!({"handshake": true}));
+    drop((socket, one));
+    project.write("cube.js", "module.exports = { webSocketsBasePath: '/of-cube-js' }");
+    let of_file = Server::start_with(&project, &[("CUBEJS_WEB_SOCKETS", "true")]);
+    assert!(Socket::try_open(&of_file, "/ws").is_err() && Socket::try_open(&of_file, "/of-cube-js").is_ok());
+
     let project = events_project(&["2024-01"], 3);
     let off = Server::start(&project);
     let refused = Socket::try_open(&off, "/cubejs-api/v1/ws").expect_err("no sockets unless asked for");

@@ -1,7 +1,6 @@
 //! Who is let in (`http-api.md` §2, §3): the one door of every transport. A token comes in, a [`Caller`] goes out;
 //! between them are the hooks of `cube.js`, where there are any.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, Uri};
@@ -105,9 +104,11 @@ impl Caller {
         if let Some(request) = request.as_object_mut() {
             request.remove("requestId");
         }
-        let context = self.context.as_ref().map(|context| sorted(&context.0));
+        let context = self.context.as_ref().map(|context| &context.0);
         let scopes = self.scopes.as_ref().map(Scopes::words);
-        json!([context, self.signed_by_playground, scopes, sorted(&request), self.groups]).to_string()
+        let mut key = json!([context, self.signed_by_playground, scopes, request, self.groups]);
+        key.sort_all_objects();
+        key.to_string()
     }
 
     /// The request context that hooks are handed.
@@ -145,18 +146,6 @@ pub(super) fn permit(parts: &ApiParts, access: Access, caller: &Caller) -> Resul
         Access::Scoped(scope) => caller.scopes.as_ref().unwrap_or(&parts.scopes).check(scope),
         // Their secret is asked for at the door alone.
         Access::Operator => Err(AuthError::Invalid { cause: "the endpoint is for operators".to_owned() }),
-    }
-}
-
-/// The value with the keys of its objects sorted.
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let entries: BTreeMap<&String, &Value> = map.iter().collect();
-            Value::Object(entries.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
-        }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        plain => plain.clone(),
     }
 }
 

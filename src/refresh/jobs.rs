@@ -87,20 +87,9 @@ impl Details {
 
 /// A digest of who asks: equal for equal JSON, whatever the order of its keys.
 pub(super) fn context_digest(context: &Value) -> String {
-    let text = sorted(context).to_string();
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
-}
-
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Array(values) => Value::Array(values.iter().map(sorted).collect()),
-        Value::Object(fields) => {
-            let mut fields: Vec<(&String, &Value)> = fields.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| *name);
-            Value::Object(fields.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect())
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
-    }
+    let mut context = context.clone();
+    context.sort_all_objects();
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(context.to_string().as_bytes()))
 }
 
 /// A job as clients see it (`http-api.md` §8.4). What has ended is answered from its record alone, so

@@ -199,6 +199,7 @@ impl App {
                 max_queries: config.max_queries,
                 preagg_schema: config.preagg_schema.clone(),
                 web_sockets: config.web_sockets,
+                subscription_cycle: config.subscription_cycle,
                 web_sockets_path: config.web_sockets_path.clone(),
                 nested_folders_delimiter: config.nested_folders_delimiter.clone(),
                 refresh_zones: config.refresh_zones.clone(),

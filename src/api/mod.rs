@@ -397,6 +397,8 @@ pub struct ApiOptions {
     pub preagg_schema: String,
     /// Whether requests may become sockets.
     pub web_sockets: bool,
+    /// Between two looks at answers of sources that are subscribed to, and between two signs of life of a socket.
+    pub subscription_cycle: Duration,
     /// The one path that may become a socket, without `/` at its end; any may without.
     pub web_sockets_path: Option<String>,
     /// Between the names of nested folders in metadata without nesting; their members are merged when it is empty.

@@ -104,6 +104,8 @@ pub struct Config {
     pub web_sockets: bool,
     /// `QUARRY_WEB_SOCKETS_BASE_PATH`: the one path that may become a socket; any may without.
     pub web_sockets_path: Option<String>,
+    /// `QUARRY_SUBSCRIPTION_INTERVAL`: between two looks at answers of sources that are subscribed to.
+    pub subscription_cycle: Duration,
     /// `CUBEJS_GRACEFUL_SHUTDOWN`: how long a stopping server waits for what it is doing.
     pub patience: Duration,
     /// `CUBEJS_BASE_PATH`: what the paths of Cube's endpoints begin with.
@@ -149,6 +151,8 @@ pub struct ConfigError(pub Vec<String>);
 
 /// How often the scheduler compares what is with what should be.
 const SCHEDULER_TICK: Duration = Duration::from_secs(30);
+/// Shorter cycles of subscriptions would only make work.
+const LEAST_CYCLE: Duration = Duration::from_millis(500);
 
 /// Cube's settings that are known and have no effect in this version.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -277,6 +281,7 @@ impl Config {
             memory_bytes: read.bytes("QUARRY_MEMORY", 2 << 30, (64 << 20)..=usize::MAX),
             web_sockets: read.boolean("CUBEJS_WEB_SOCKETS", false),
             web_sockets_path: read.web_sockets_path(),
+            subscription_cycle: read.duration("QUARRY_SUBSCRIPTION_INTERVAL", Duration::from_secs(5)).max(LEAST_CYCLE),
             patience: read.duration("CUBEJS_GRACEFUL_SHUTDOWN", Duration::from_secs(10)),
             base_path: read.base_path(),
             cors: read.cors(cube.as_ref()),
@@ -620,11 +625,12 @@ fn parse_row_band(text: &str) -> Option<RowBand> {
     (band.least <= band.most).then_some(band)
 }
 
-/// Seconds, or a number with `s`, `m` or `h`.
+/// Seconds, or a number with `ms`, `s`, `m`, `h` or `d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit.trim() {
+        "ms" => return number.parse().ok().map(Duration::from_millis),
         "" | "s" => 1,
         "m" => 60,
         "h" => 3600,
@@ -746,6 +752,7 @@ mod tests {
         assert_eq!(parse_bytes("50mb"), Some(50 << 20));
         assert_eq!(parse_bytes("512"), Some(512));
         assert_eq!(parse_bytes("5 stones"), None);
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(parse_duration("10m"), Some(Duration::from_secs(600)));
         assert_eq!(parse_duration("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse_duration("1w"), None);

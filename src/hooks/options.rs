@@ -162,7 +162,7 @@ const KEYS: &[Key] = &[
     key("orchestratorOptions", Either(&Object(ORCHESTRATOR), &Function), Honoured),
     key("pgSqlPort", NUMBER, Honoured),
     key("preAggregationsSchema", Either(&Text, &Function), Honoured),
-    key("processSubscriptionsInterval", NUMBER, Ignored),
+    key("processSubscriptionsInterval", NUMBER, Honoured),
     key("queryRewrite", Function, Honoured),
     key("queryTags", Function, Ignored),
     key("queryTransformer", Function, Honoured),

@@ -45,6 +45,9 @@ const SETTINGS: &[(&str, &str)] = &[
 pub(super) fn settings(options: &Options) -> Vec<(&'static str, String)> {
     let mut found: Vec<(&'static str, String)> =
         SETTINGS.iter().filter_map(|(option, setting)| Some((*setting, written(options.get(option)?)?))).collect();
+    if let Some(cycle) = options.get("processSubscriptionsInterval") {
+        found.push(("QUARRY_SUBSCRIPTION_INTERVAL", format!("{cycle}ms")));
+    }
     // The timer switches the worker too, and here it is stronger than the worker's own setting.
     if let Some(timer) = options.get("scheduledRefreshTimer") {
         let on = timer.as_bool().unwrap_or(timer.as_u64() != Some(0));
@@ -77,6 +80,7 @@ mod tests {
         let (options, faults) = Options::check(json!({
             "jwt": {"key": "k", "issuer": ["a", "b"]}, "schemaPath": "schemas", "scheduledRefreshTimer": 45,
             "scheduledRefreshTimeZones": {"$function": true}, "orchestratorOptions": {"rollupOnlyMode": true},
+            "processSubscriptionsInterval": 1500,
         }));
         assert_eq!(faults, [""; 0]);
         let expected = [
@@ -85,6 +89,7 @@ mod tests {
             ("CUBEJS_ROLLUP_ONLY", "true"),
             ("CUBEJS_SCHEDULED_REFRESH_TIMER", "45"),
             ("CUBEJS_SCHEMA_PATH", "schemas"),
+            ("QUARRY_SUBSCRIPTION_INTERVAL", "1500ms"),
             ("CUBEJS_REFRESH_WORKER", "true"),
         ];
         assert_eq!(settings(&options), expected.map(|(name, value)| (name, value.to_owned())));

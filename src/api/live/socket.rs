@@ -19,7 +19,7 @@ use super::super::access::{Caller, Entrant, admit};
 use super::super::{Access, ApiState, Call};
 use super::message::{self, Ask, Incoming, MessageId, Method};
 use super::outcome::Outcome;
-use super::topic::{Follower, LOOK_INTERVAL, Topic};
+use super::topic::{Follower, Topic};
 
 /// Questions of one socket that are answered at the same time; their answers may be held until they are read.
 const MOST_RUNNING: usize = 16;
@@ -87,7 +87,7 @@ struct Gone;
 impl Connection {
     async fn run(mut self) {
         let closing = self.state.0.closing.clone();
-        let mut ticks = interval(LOOK_INTERVAL);
+        let mut ticks = interval(self.state.0.parts.options.subscription_cycle);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
         loop {

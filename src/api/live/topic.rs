@@ -10,13 +10,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::super::access::Caller;
-use super::super::{ApiState, Call};
+use super::super::{ApiParts, ApiState, Call};
 use super::changes::{Change, Changed, Changes};
 use super::message::Method;
 use super::outcome::Outcome;
 
-/// Time between two looks at what nobody tells changes of (`http-api.md` §10.4).
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Everything is looked at this often: words such as `last week` mean something else after a midnight, and all
 /// midnights of the world are at quarter hours.
 const QUARTER_HOUR: Duration = Duration::from_secs(900);
@@ -174,7 +172,7 @@ impl Topic {
                 *latest = Some(Arc::clone(&outcome));
                 news
             });
-            let due = began + self.patience(&outcome, state.0.parts.clock.now());
+            let due = began + self.patience(&outcome, &state.0.parts);
             // Losing any arm is harmless: the question is asked anew from the start, or nobody asks any more.
             tokio::select! {
                 () = concerning(&mut changed, &outcome) => {}
@@ -198,8 +196,9 @@ impl Topic {
         Outcome::printed(response, followed.get().cloned()).await
     }
 
-    /// After how long the question is asked anew when no change is told.
-    fn patience(&self, outcome: &Outcome, now: i64) -> Duration {
+    /// After how long the question is asked anew when no change is told (`http-api.md` §10.4).
+    fn patience(&self, outcome: &Outcome, parts: &ApiParts) -> Duration {
+        let now = parts.clock.now();
         let stored = outcome.footprint.as_ref().is_some_and(|footprint| !footprint.from_source);
         match stored {
             _ if outcome.unfinished => LEAST_HOLD,
@@ -207,7 +206,7 @@ impl Topic {
                 let since = now.rem_euclid(QUARTER_HOUR.as_micros().try_into().unwrap_or(i64::MAX));
                 QUARTER_HOUR - Duration::from_micros(since.unsigned_abs())
             }
-            _ => LOOK_INTERVAL,
+            _ => parts.options.subscription_cycle,
         }
     }
 }

@@ -119,6 +119,20 @@ fn what_the_source_answers_is_looked_at_every_cycle() {
 }
 
 #[test]
+fn the_cycle_is_a_setting() {
+    let (project, server) = started(&[("QUARRY_SUBSCRIPTION_INTERVAL", "500ms")]);
+    let mut socket = Socket::authorized(&server);
+    socket.ask(1, "subscribe", &count());
+    assert!(socket.answer()["message"]["data"].is_array());
+    write_events(&project, &[Month { name: "2024-01", rows: 91, generation: 1 }]);
+    assert!(socket.answer_within(A_CYCLE).is_some(), "a push");
+    // In two cycles of the usual length there would be two signs of life.
+    let until = Instant::now() + 2 * A_CYCLE;
+    let signs = (0..8).take_while(|_| socket.within(until.saturating_duration_since(Instant::now())).is_some());
+    assert_eq!(signs.count(), 8);
+}
+
+#[test]
 fn repeating_a_subscription_is_harmless_and_another_question_replaces_it() {
     let (project, server) = built();
     let mut socket = Socket::authorized(&server);

@@ -175,7 +175,10 @@ fn range(random: &mut Random) -> Value {
 fn filters(names: &Names, random: &mut Random) -> Vec<Value> {
     let mut filters: Vec<Value> = Vec::new();
     for _ in 0..random.pick(&[0, 0, 0, 1, 1, 2]) {
-        filters.push(tree(names, random, 2));
+        // A view may have measures alone.
+        if !names.dimensions.is_empty() {
+            filters.push(tree(names, random, 2));
+        }
     }
     if random.chance(10) {
         let measure = random.pick(&names.measures);

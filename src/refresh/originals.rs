@@ -4,11 +4,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use quarry_storage::{Gate, JobRecord, JobState, Lease, Publish, Snapshot, StorageError};
+use quarry_storage::{Bounds, Gate, JobRecord, JobState, Lease, Publish, Snapshot, StorageError, TableId};
 
 use super::Inner;
 use super::planning::{self, Target};
-use super::worker::{Claim, WorkError, build_claimed, build_file};
+use super::worker::{Claim, WorkError, build_claimed, build_file, refresh_key};
 use crate::model::PreaggId;
 use crate::preagg::partition::buckets_within;
 use crate::query::execute::table_of;
@@ -18,7 +18,6 @@ use crate::query::scan::{Original, build_range, find_original};
 use crate::sources::Brought;
 use crate::tasks::blocking;
 use crate::time::Zone;
-use quarry_storage::Bounds;
 
 /// Stored rows that a build reads instead of cubes' own SQL.
 #[derive(Debug, Default)]
@@ -41,22 +40,35 @@ impl Ready {
     }
 }
 
-/// The stored rows for a build of a partition: what is to be built of them is built first, and what is not published
-/// too. A cube whose stored rows cannot hold what the build needs is read at its source.
+/// Waits for the jobs of the rows that a rollup is built from.
 ///
 /// # Errors
-/// A job of the rows has failed that was made at `since` or later, if that is a moment: the build would show what was
-/// asked to be replaced.
+/// One has failed that was made at `since` or later, if that is a moment: the build would show what was asked to be
+/// replaced.
+pub(super) async fn finish_originals(
+    inner: &Arc<Inner>,
+    rollups: &Rollups,
+    target: &Target,
+    since: i64,
+) -> Result<(), WorkError> {
+    for original in rollups.originals_of(target.preagg) {
+        let source = Target::new(rollups, rollups.model().preagg(original), Zone::UTC)?;
+        finish_jobs(inner, &source, since).await?;
+    }
+    Ok(())
+}
+
+/// The stored rows for a build of a partition: builds what is not published. A cube whose stored rows cannot hold what
+/// the build needs is read at its source.
 pub(super) async fn make_ready(
     inner: &Arc<Inner>,
     rollups: &Rollups,
     target: &Target,
-    (bucket, since): (Option<Bounds>, i64),
+    bucket: Option<Bounds>,
 ) -> Result<Ready, WorkError> {
     let mut ready = Ready::default();
     for original in rollups.originals_of(target.preagg) {
         let source = Target::new(rollups, rollups.model().preagg(original), Zone::UTC)?;
-        finish_jobs(inner, &source, since).await?;
         let wanted = build_range(rollups, target.preagg, original, (target.zone, bucket))?;
         let mut snapshot = inner.parts.store.snapshot();
         let mut found = find_original(rollups, &snapshot, original, wanted);
@@ -78,21 +90,14 @@ pub(super) async fn make_ready(
     Ok(ready)
 }
 
-/// Waits until no job of a cube's rows is live. Those that are queued are built here: the other workers may all wait
-/// for the same.
+/// Waits until no job of a cube's rows is live. Those that are queued are built here, as the other workers may all wait
+/// for the same; a build that is begun goes on when nobody waits any more.
 async fn finish_jobs(inner: &Arc<Inner>, source: &Target, since: i64) -> Result<(), WorkError> {
     let mut pulse = inner.pulse.subscribe();
     let stop = inner.tasks.stop_signal();
     loop {
         pulse.borrow_and_update();
-        let (store, clock, table) = (inner.parts.store.clone(), inner.parts.clock, source.table.clone());
-        let claimed = blocking(move || {
-            let mut first = true;
-            store.claim_more(&table, clock.now(), &mut |_| std::mem::take(&mut first))
-        });
-        if let Some(claim) = claimed.await?.first().and_then(|jobs| Claim::new(jobs)) {
-            build_claimed(inner, claim).await;
-            inner.pulse();
+        if inner.tasks.run(build_next(Arc::clone(inner), source.table.clone())).await?? {
             continue;
         }
         let store = inner.parts.store.clone();
@@ -114,6 +119,20 @@ async fn finish_jobs(inner: &Arc<Inner>, source: &Target, since: i64) -> Result<
             _ = pulse.changed() => {}
         }
     }
+}
+
+/// Builds a partition of a table that is queued; says whether there was one.
+async fn build_next(inner: Arc<Inner>, table: TableId) -> Result<bool, StorageError> {
+    let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+    let claimed = blocking(move || {
+        let mut first = true;
+        store.claim_more(&table, clock.now(), &mut |_| std::mem::take(&mut first))
+    });
+    let claimed = claimed.await?;
+    let Some(claim) = claimed.first().and_then(|jobs| Claim::new(jobs)) else { return Ok(false) };
+    build_claimed(&inner, claim).await;
+    inner.pulse();
+    Ok(true)
 }
 
 /// Builds and publishes the partitions of a cube's rows that are not published. One build at a time does this: what it
@@ -145,8 +164,9 @@ async fn build_missing(inner: &Arc<Inner>, rollups: &Rollups, source: &Target) -
             continue;
         }
         let started_at = inner.parts.clock.now();
+        let refresh_key = refresh_key(inner, rollups, source, bucket, i64::MIN).await;
         // Boxed: a build may make rows ready, and this is a build.
-        let (file, refresh_key) = Box::pin(build_file(inner, rollups, source, (&key, &nobody, i64::MIN))).await?;
+        let file = Box::pin(build_file(inner, rollups, source, (&key, &nobody))).await?;
         let build_ms = u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0);
         let publish = Publish { key, file, refresh_key, build_ms, jobs: Vec::new(), gate: Gate::Open };
         let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);

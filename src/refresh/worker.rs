@@ -13,7 +13,7 @@ use super::Inner;
 use super::build::{self, BuildError, Layout};
 use super::jobs::Details;
 use super::keys::Span;
-use super::originals::make_ready;
+use super::originals::{finish_originals, make_ready};
 use super::permits::Permit;
 use super::planning::{Target, find_source};
 use super::together;
@@ -189,16 +189,11 @@ pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<u64, Wo
 
 /// Gives the number of rows published.
 async fn build_and_publish(inner: Arc<Inner>, claim: Claim) -> Result<u64, WorkError> {
-    let started_at = inner.parts.clock.now();
-    let limit = inner.options.timeout;
-    let building = tokio::time::timeout(limit, build(&inner, &claim));
     // Losing the build leaves no file behind and ends its query; losing the other arm is harmless.
-    let built = tokio::select! {
-        built = building => built,
+    let (file, refresh_key, build_ms) = tokio::select! {
+        built = build(&inner, &claim) => built?,
         () = until_cancelled(&inner, &claim.leases) => return Err(WorkError::Cancelled),
     };
-    let (file, refresh_key) = built.unwrap_or(Err(WorkError::TimedOut(limit)))?;
-    let build_ms = u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0);
     publish(&inner, &claim, file, refresh_key, build_ms).await
 }
 
@@ -237,11 +232,17 @@ pub(super) fn report(inner: &Inner, leases: &[Lease], progress: Progress) {
 }
 
 /// Builds the file of a claim's partition by the model as it is now. With it comes what the refresh keys said before
-/// the source was read: what changes meanwhile is seen as a change later.
-async fn build(inner: &Arc<Inner>, claim: &Claim) -> Result<(FinishedFile, String), WorkError> {
+/// the source was read, so that what changes meanwhile is seen as a change later, and the milliseconds that it took.
+async fn build(inner: &Arc<Inner>, claim: &Claim) -> Result<(FinishedFile, String, u64), WorkError> {
     let rollups = rollups_of(inner, claim).await?;
     let target = target_of(&rollups, claim)?;
-    build_file(inner, &rollups, &target, (&claim.key, &claim.leases, claim.since())).await
+    let refresh_key = refresh_key(inner, &rollups, &target, claim.key.bucket, claim.since()).await;
+    finish_originals(inner, &rollups, &target, claim.since()).await?;
+    let (started_at, limit) = (inner.parts.clock.now(), inner.options.timeout);
+    let building = tokio::time::timeout(limit, build_file(inner, &rollups, &target, (&claim.key, &claim.leases)));
+    let file = building.await.unwrap_or(Err(WorkError::TimedOut(limit)))?;
+    let build_ms = u64::try_from((inner.parts.clock.now() - started_at) / 1_000).unwrap_or(0);
+    Ok((file, refresh_key, build_ms))
 }
 
 /// The model that a claim is of.
@@ -274,24 +275,22 @@ pub(super) fn target_of(rollups: &Rollups, claim: &Claim) -> Result<Target, Work
     Ok(target)
 }
 
-/// Builds the file of a partition. With it comes what the refresh keys said, asked after `since` and before the source
-/// was read.
+/// Builds the file of a partition.
 pub(super) async fn build_file(
     inner: &Arc<Inner>,
     rollups: &Rollups,
     target: &Target,
-    (key, leases, since): (&PartitionKey, &Arc<[Lease]>, i64),
-) -> Result<(FinishedFile, String), WorkError> {
-    let refresh_key = refresh_key(inner, rollups, target, key.bucket, since).await;
+    (key, leases): (&PartitionKey, &Arc<[Lease]>),
+) -> Result<FinishedFile, WorkError> {
     let source = find_source(&inner.parts, &target.data_source)?;
-    let ready = make_ready(inner, rollups, target, (key.bucket, since)).await?;
+    let ready = make_ready(inner, rollups, target, key.bucket).await?;
     let statement = rollups.build_sql(target.preagg, target.zone, key.bucket, &ready.cubes(rollups))?;
     report(inner, leases, Progress { phase: JobPhase::Querying, ..Progress::default() });
     let stream = source.stream_over(statement, ready.tables(rollups)?).await.map_err(BuildError::from)?;
     let (shared, held) = (Arc::clone(inner), Arc::clone(leases));
     let written = move |progress| report(&shared, &held, progress);
     let layout = layout_of(inner, rollups, target, key);
-    Ok((build::write_partition(&inner.parts.store, stream, layout, written).await?, refresh_key))
+    Ok(build::write_partition(&inner.parts.store, stream, layout, written).await?)
 }
 
 /// How a partition of a target is laid out.

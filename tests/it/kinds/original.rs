@@ -211,3 +211,46 @@ fn a_rollup_of_rows_that_could_not_be_built_is_not_built_from_old_ones() {
     assert_eq!(server.build(&all), 4);
     assert_eq!(answer(&server), json!("12"));
 }
+
+/// A build that had its rows built first is cancelled: theirs is not left behind.
+#[test]
+fn rows_are_built_to_the_end_when_the_rollup_is_cancelled() {
+    let project = Project::empty();
+    project.write(
+        "model/shop.yml",
+        "cubes:
+  - name: orders
+    sql: >
+      SELECT id, at FROM orders CROSS JOIN (SELECT count(*) AS n FROM generate_series(1, 1000) AS a(x)
+      CROSS JOIN generate_series(1, 5000) AS b(y) WHERE (a.x * 31 + b.y) % 7 = 3) AS slow WHERE n > 0
+    dimensions:
+      - {name: id, sql: id, type: number, primary_key: true}
+      - {name: at, sql: at, type: time}
+    measures: [{name: count, type: count}]
+    pre_aggregations:
+      - {name: daily, measures: [count], time_dimension: at, granularity: day, partition_granularity: week,
+         build_range_start: {sql: \"SELECT '2024-01-01'\"}, build_range_end: {sql: \"SELECT '2024-02-29'\"},
+         use_original_sql_pre_aggregations: true}
+      - {name: raw, type: original_sql, time_dimension: at, partition_granularity: month,
+         build_range_start: {sql: \"SELECT '2024-01-01'\"}, build_range_end: {sql: \"SELECT '2024-02-29'\"}}
+",
+    );
+    project.write("data/orders.csv", "id,at\n1,2024-01-03T00:00:00\n2,2024-02-28T00:00:00\n");
+    let server = start(&project, &[("CUBEJS_REFRESH_WORKER_CONCURRENCY", "1")]);
+    let tokens = server.post_jobs(&select(&["orders.daily"], &json!({})));
+    let (rows, weeks): (Vec<_>, Vec<_>) = tokens
+        .iter()
+        .cloned()
+        .zip(server.job_entries(&tokens))
+        .partition(|(_, entry)| entry["selector"]["preAggregations"][0] == "orders.raw");
+    let rows: Vec<String> = rows.into_iter().map(|(token, _)| token).collect();
+    assert_eq!((rows.len(), weeks.len()), (2, 9));
+    crate::server::wait_until("rows in the making", std::time::Duration::from_secs(60), || {
+        server.job_entries(&rows).iter().any(|entry| entry["status"] != "scheduled").then_some(())
+    });
+    for (token, _) in &weeks {
+        assert_eq!(server.post(&format!("/quarry/v1/jobs/{token}/cancel"), &json!({})).status, 200);
+    }
+    assert_eq!(server.wait_jobs(&rows), ["done"; 2]);
+    assert_eq!(server.build(&select(&["orders.daily"], &json!({}))), 11, "and the workers are free");
+}

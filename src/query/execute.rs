@@ -10,7 +10,7 @@ use quarry_storage::{FileId, Partition, Snapshot, TableId};
 use quick_cache::sync::Cache;
 
 use super::explain::told;
-use super::lower::column_alias;
+use super::lower::{column_alias, first_rows};
 use super::plan::{Plan, Shape, plan};
 use super::planned::{Planned, rest_table, scan_table, single_count, whole_count};
 use super::rest::{gather, rest_columns};
@@ -312,7 +312,7 @@ impl QueryService {
             PartitionFile { path: partition.path.clone(), size_bytes: partition.size_bytes, rows: partition.rows };
         let table = PartitionTable::new(self.schemas.of(partition)?, vec![file]);
         let tables = tables_catalog(vec![("stored".to_owned(), Arc::new(table))]);
-        Ok(self.engine.collect(format!("SELECT * FROM stored LIMIT {rows}"), tables).await?.batches)
+        Ok(self.engine.collect(first_rows("stored", rows), tables).await?.batches)
     }
 }
 

@@ -158,6 +158,11 @@ impl Statement {
     }
 }
 
+/// The first rows of a table as they are, at most `rows`.
+pub fn first_rows(table: &str, rows: usize) -> String {
+    format!("SELECT * FROM {table} LIMIT {rows}")
+}
+
 /// A table of a schema, quoted.
 pub fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", quote(schema), quote(table))

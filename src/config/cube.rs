@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::Reader;
+use super::reader::Reader;
 use crate::api::{CorsOptions, CorsOrigin};
 use crate::hooks::CubeJs;
 

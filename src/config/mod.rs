@@ -9,16 +9,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod cube;
+mod identity;
+mod reader;
 mod sql;
 mod transport;
 mod waits;
 
 use quarry_storage::{RowBand, StoreOptions};
 
+use self::reader::Reader;
+pub use self::reader::parse_duration;
 pub use self::sql::PgOptions;
 pub use self::waits::WaitSettings;
 use crate::api::{ConnectionLimits, CorsOptions};
-use crate::auth::jwt::{JwtOptions, KeySetOptions};
+use crate::auth::jwt::JwtOptions;
 use crate::hooks::{CubeJs, foreign};
 use crate::model::{CompileContext, ModelSettings};
 use crate::refresh::Concurrency;
@@ -239,15 +243,7 @@ impl Config {
             port: overrides.port.unwrap_or(read.number("PORT", 4000_u16, 0..=u16::MAX)),
             dev_mode,
             secrets: read.secrets(),
-            jwt: JwtOptions {
-                algorithms: read.list("CUBEJS_JWT_ALGS").unwrap_or_default(),
-                issuers: read.list("CUBEJS_JWT_ISSUER").unwrap_or_default(),
-                audience: read.text("CUBEJS_JWT_AUDIENCE"),
-                subject: read.text("CUBEJS_JWT_SUBJECT"),
-                claims_namespace: read.text("CUBEJS_JWT_CLAIMS_NAMESPACE"),
-                key_set: read.key_set(),
-                playground_secret: read.text("CUBEJS_PLAYGROUND_AUTH_SECRET"),
-            },
+            jwt: read.jwt(),
             default_scopes: read.list("CUBEJS_DEFAULT_API_SCOPES").unwrap_or_else(default_scopes),
             default_rows: read.number("CUBEJS_DB_QUERY_DEFAULT_LIMIT", 10_000, 1..=u64::from(u32::MAX)),
             ungrouped_without_key: read.boolean("CUBEJS_ALLOW_UNGROUPED_WITHOUT_PRIMARY_KEY", true),
@@ -350,109 +346,10 @@ fn model_dir(project: &Path, named: Option<String>) -> PathBuf {
     }
 }
 
-/// Reads values and collects faults.
-struct Reader {
-    values: BTreeMap<String, String>,
-    faults: Vec<String>,
-}
-
 impl Reader {
-    /// A value that is set and not blank.
-    fn text(&self, name: &str) -> Option<String> {
-        self.values.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-    }
-
-    fn list(&self, name: &str) -> Option<Vec<String>> {
-        let text = self.text(name)?;
-        Some(text.split(',').map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty()).collect())
-    }
-
-    fn fault(&mut self, name: &str, value: &str, expected: &str) {
-        self.faults.push(format!("{name} is '{value}', but {expected} is expected"));
-    }
-
     fn cores(&mut self) -> usize {
         let all = std::thread::available_parallelism().map_or(2, usize::from);
         self.number("QUARRY_CORES", all, 1..=1024)
-    }
-
-    fn boolean(&mut self, name: &str, default: bool) -> bool {
-        match self.text(name).as_deref().map(str::to_ascii_lowercase).as_deref() {
-            None => default,
-            Some("true" | "1" | "yes") => true,
-            Some("false" | "0" | "no") => false,
-            Some(other) => {
-                self.fault(name, other, "true or false");
-                default
-            }
-        }
-    }
-
-    fn number<T>(&mut self, name: &str, default: T, allowed: std::ops::RangeInclusive<T>) -> T
-    where
-        T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
-    {
-        let Some(text) = self.text(name) else { return default };
-        match text.parse::<T>() {
-            Ok(number) if allowed.contains(&number) => number,
-            _ => {
-                let expected = format!("a number from {} to {}", allowed.start(), allowed.end());
-                self.fault(name, &text, &expected);
-                default
-            }
-        }
-    }
-
-    /// `50mb`, `512k`, `2gib` or plain bytes.
-    fn bytes(&mut self, name: &str, default: usize, allowed: std::ops::RangeInclusive<usize>) -> usize {
-        let Some(text) = self.text(name) else { return default };
-        match parse_bytes(&text) {
-            Some(bytes) if allowed.contains(&bytes) => bytes,
-            _ => {
-                self.fault(name, &text, "a size such as 512kb, 50mb or 2gb within the allowed range");
-                default
-            }
-        }
-    }
-
-    /// Seconds, or `10s`, `5m`, `1h`.
-    fn duration(&mut self, name: &str, default: Duration) -> Duration {
-        let Some(text) = self.text(name) else { return default };
-        parse_duration(&text).unwrap_or_else(|| {
-            self.fault(name, &text, "seconds, or a duration such as 10s, 5m or 1h");
-            default
-        })
-    }
-
-    /// `0.5..2`, `0.5..` or `..2`.
-    fn row_band(&mut self, name: &str) -> Option<RowBand> {
-        let text = self.text(name)?;
-        let band = parse_row_band(&text);
-        if band.is_none() {
-            self.fault(name, &text, "a range of factors such as 0.5..2, 0.5.. or ..2");
-        }
-        band
-    }
-
-    fn zone(&mut self, name: &str) -> Zone {
-        let Some(text) = self.text(name) else { return Zone::UTC };
-        Zone::from_str_insensitive(&text).unwrap_or_else(|_| {
-            self.fault(name, &text, "an IANA time zone such as Europe/Berlin");
-            Zone::UTC
-        })
-    }
-
-    fn zones(&mut self, name: &str) -> Vec<Zone> {
-        let Some(names) = self.list(name) else { return vec![Zone::UTC] };
-        let mut zones = Vec::new();
-        for text in names {
-            match Zone::from_str_insensitive(&text) {
-                Ok(zone) if !zones.contains(&zone) => zones.push(zone),
-                Ok(_) => {}
-                Err(_) => self.fault(name, &text, "a list of IANA time zones such as UTC,Europe/Berlin"),
-            }
-        }
-        zones
     }
 
     /// Whether the scheduler is switched, and how often it looks: true, false, seconds, or a duration.
@@ -512,23 +409,6 @@ impl Reader {
         })
     }
 
-    /// The first of these that is set (`http-api.md` §2.2).
-    fn secrets(&self) -> Vec<String> {
-        if let Some(key) = self.text("CUBEJS_JWT_KEY") {
-            return vec![key];
-        }
-        let mut several = self.list("CUBEJS_API_SECRETS").unwrap_or_default();
-        let mut seen = std::collections::BTreeSet::new();
-        several.retain(|secret| seen.insert(secret.clone()));
-        if several.is_empty() { self.text("CUBEJS_API_SECRET").into_iter().collect() } else { several }
-    }
-
-    fn key_set(&mut self) -> Option<KeySetOptions> {
-        let defaults = KeySetOptions::new(self.text("CUBEJS_JWK_URL")?);
-        let refetch_window = self.duration("QUARRY_JWK_REFETCH_WINDOW", defaults.refetch_window);
-        Some(KeySetOptions { refetch_window, ..defaults })
-    }
-
     fn log_filter(&mut self) -> String {
         if let Some(filter) = self.text("RUST_LOG") {
             return filter;
@@ -585,59 +465,6 @@ impl Reader {
             }
         }
     }
-
-    /// Refuses to start where that would let everybody in.
-    fn check_safe(&mut self, config: &Config) {
-        let checks = config.cube.as_ref().is_some_and(|cube| cube.options().has("checkAuth"));
-        if !config.dev_mode && config.secrets.is_empty() && config.jwt.key_set.is_none() && !checks {
-            let secret = uuid::Uuid::new_v4().simple();
-            let (file, more) = (config.project.join(".env"), uuid::Uuid::new_v4().simple());
-            self.faults.push(format!(
-                "CUBEJS_API_SECRET is not set, so nobody could be told from anybody: add a line such as\n    \
-                 CUBEJS_API_SECRET={secret}{more}\n  to {}, or use `quarry dev` on your own machine",
-                file.display()
-            ));
-        }
-    }
-}
-
-fn parse_bytes(text: &str) -> Option<usize> {
-    let text = text.to_ascii_lowercase();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return None,
-    };
-    number.parse::<usize>().ok()?.checked_mul(1 << shift)
-}
-
-fn parse_row_band(text: &str) -> Option<RowBand> {
-    let (least, most) = text.split_once("..")?;
-    let factor = |text: &str, default: f64| match text.trim() {
-        "" => Some(default),
-        text => text.parse::<f64>().ok().filter(|factor| factor.is_finite() && *factor >= 0.0),
-    };
-    let band = RowBand { least: factor(least, 0.0)?, most: factor(most, f64::INFINITY)? };
-    (band.least <= band.most).then_some(band)
-}
-
-/// Seconds, or a number with `ms`, `s`, `m`, `h` or `d`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit.trim() {
-        "ms" => return number.parse().ok().map(Duration::from_millis),
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -678,13 +505,6 @@ mod tests {
     fn settings_without_effect_are_warned_about() {
         let config = load(&[("CUBEJS_API_SECRET", "s"), ("CUBEJS_APP", "shop")]).expect("valid");
         assert_eq!(config.warnings, ["CUBEJS_APP has no effect in this version of Quarry"]);
-    }
-
-    #[test]
-    fn a_key_set_stands_for_a_secret() {
-        let config = load(&[("CUBEJS_JWK_URL", "http://keys"), ("QUARRY_JWK_REFETCH_WINDOW", "2")]).expect("valid");
-        let key_set = config.jwt.key_set.expect("a key set");
-        assert_eq!((key_set.url.as_str(), key_set.refetch_window.as_secs(), key_set.attempts), ("http://keys", 2, 3));
     }
 
     #[test]
@@ -738,40 +558,5 @@ mod tests {
         let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(found, [("A", "1"), ("B", "two words"), ("C", "an open secret"), ("D", "x")]);
         assert_eq!(faults, ["6: 'what is this' is not of the form NAME=VALUE"]);
-    }
-
-    #[test]
-    fn secrets_rotate() {
-        let secrets = |values: &[(&str, &str)]| load(values).expect("valid").secrets;
-        assert_eq!(secrets(&[("CUBEJS_API_SECRETS", "a, b,,a"), ("CUBEJS_API_SECRET", "c")]), ["a", "b"]);
-        assert_eq!(secrets(&[("CUBEJS_JWT_KEY", "k"), ("CUBEJS_API_SECRET", "c")]), ["k"]);
-    }
-
-    #[test]
-    fn sizes_and_durations_have_units() {
-        assert_eq!(parse_bytes("50mb"), Some(50 << 20));
-        assert_eq!(parse_bytes("512"), Some(512));
-        assert_eq!(parse_bytes("5 stones"), None);
-        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_duration("10m"), Some(Duration::from_secs(600)));
-        assert_eq!(parse_duration("7"), Some(Duration::from_secs(7)));
-        assert_eq!(parse_duration("1w"), None);
-    }
-
-    #[test]
-    fn row_bands_are_ranges_of_factors() {
-        let band = |least, most| Some(RowBand { least, most });
-        for (text, expected) in [
-            ("0.5..2", band(0.5, 2.0)),
-            ("0.5..", band(0.5, f64::INFINITY)),
-            ("..2", band(0.0, 2.0)),
-            ("2..1", None),
-            ("-1..2", None),
-            ("0.5", None),
-            ("a..b", None),
-            ("NaN..2", None),
-        ] {
-            assert_eq!(parse_row_band(text), expected, "{text}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of SQL over PostgreSQL's wire protocol.
 
-use super::Reader;
+use super::reader::Reader;
 use crate::hooks::CubeJs;
 
 /// See [`super::Config::pg`].

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Reader;
+use super::reader::Reader;
 use crate::api::{BASE_PATH, ConnectionLimits, CorsOptions, CorsOrigin};
 use crate::hooks::CubeJs;
 

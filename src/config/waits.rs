@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Reader;
+use super::reader::Reader;
 use crate::refresh::Concurrency;
 
 /// Queries that a data source runs at the same time at least, where no setting says.

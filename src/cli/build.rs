@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{PATIENCE, ProjectArgs, start_for_command};
 use crate::app::App;
-use crate::refresh::{Freshness, Preview, Selection};
+use crate::refresh::{Atomic, Freshness, Preview, Selection};
 use crate::time::{Zone, format_local, to_micros};
 
 #[derive(Debug, clap::Args)]
@@ -30,9 +30,19 @@ pub(super) struct BuildArgs {
     /// Build only partitions that are missing or older than their refresh key allows
     #[arg(long)]
     if_stale: bool,
+    /// Publish in one step: what is built of each rollup in each time zone, or all of it
+    #[arg(long, value_name = "SCOPE", value_enum)]
+    atomic: Option<AtomicScope>,
     /// Print what would be built, with rows and cost of the last builds, and build nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// The words of the API, for [`Atomic`].
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AtomicScope {
+    PerPreaggregation,
+    All,
 }
 
 pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
@@ -47,6 +57,10 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         preaggs: args.rollups,
         range: parse_range(args.from.as_deref(), args.to.as_deref())?,
         if_stale: args.if_stale,
+        atomic: args.atomic.map(|scope| match scope {
+            AtomicScope::PerPreaggregation => Atomic::PerPreaggregation,
+            AtomicScope::All => Atomic::All,
+        }),
         ..Selection::default()
     };
     if args.dry_run {

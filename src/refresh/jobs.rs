@@ -1,14 +1,16 @@
 //! What a job record says beyond its partition, and how clients see a job.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use quarry_storage::{JobRecord, JobState};
+use quarry_storage::{JobRecord, JobState, NewJob, TableId};
 use serde_json::{Map, Value, json};
 
-use super::JobView;
 use super::planning::Target;
-use crate::model::Model;
+use super::{Atomic, JobView};
+use crate::model::{Model, PreaggKind};
 use crate::names::MemberPath;
+use crate::query::rollups::Rollups;
 use crate::time::Zone;
 
 /// Who asks, for the scheduler's own jobs. Not the digest of any context: a job that a client posts must
@@ -83,6 +85,51 @@ impl Details {
     pub(super) fn zone(&self) -> Option<Zone> {
         self.timezone.parse().ok()
     }
+}
+
+/// Names for the groups of one request.
+#[derive(Debug)]
+pub(super) struct GroupNames {
+    atomic: Option<Atomic>,
+    /// By table; under none that of everything.
+    names: HashMap<Option<TableId>, String>,
+}
+
+impl GroupNames {
+    pub(super) fn new(atomic: Option<Atomic>) -> Self {
+        Self { atomic, names: HashMap::new() }
+    }
+
+    /// The group that the partitions of a target are of. Rows that rollups are built from are of none: who waited for
+    /// the rollup would wait for them, and they for the rollup.
+    pub(super) fn of(&mut self, rollups: &Rollups, target: &Target) -> Option<String> {
+        let preagg = rollups.model().preagg(target.preagg);
+        let table = match self.atomic? {
+            _ if matches!(preagg.kind, PreaggKind::OriginalSql) => return None,
+            Atomic::PerPreaggregation => Some(target.table.clone()),
+            Atomic::All => None,
+        };
+        Some(self.names.entry(table).or_insert_with(new_group).clone())
+    }
+}
+
+fn new_group() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// What ended jobs were for, as new jobs: those of one group as one of a new name.
+pub(super) fn anew(jobs: Vec<JobRecord>) -> Vec<NewJob> {
+    let mut names: HashMap<String, String> = HashMap::new();
+    let mut renew = |JobRecord { partition, details, mut context, group, .. }: JobRecord| {
+        let group = group.map(|old| {
+            let new = names.entry(old.clone()).or_insert_with(new_group);
+            // As in the job that is to be equal to none but its own.
+            context = context.replace(&old, new);
+            new.clone()
+        });
+        NewJob { partition, details, context, group }
+    };
+    jobs.into_iter().map(&mut renew).collect()
 }
 
 /// A digest of who asks: equal for equal JSON, whatever the order of its keys.
@@ -174,6 +221,7 @@ mod tests {
             created_at: 0,
             started_at: None,
             ended_at: None,
+            group: None,
         }
     }
 

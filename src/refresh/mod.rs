@@ -5,11 +5,12 @@
 //!
 //! Rooms in order of the walk: `scheduler` and `posting` → `planning` (which partitions) →
 //! `keys` and `staleness` → `jobs` (records and what clients see of them) → `worker` (`together` for several partitions
-//! of one scan) → `build` (one file);
+//! of one scan, `groups` for those that are published in one step) → `build` (one file);
 //! `housekeeping` forgets what nobody needs. No SQL is written here, and no HTTP is known.
 
 mod build;
 mod contexts;
+mod groups;
 mod housekeeping;
 mod jobs;
 mod keys;
@@ -101,8 +102,19 @@ pub struct Selection {
     pub if_stale: bool,
     /// An empty result must not replace a partition with rows.
     pub gated: bool,
+    /// What of it is published in one step.
+    pub atomic: Option<Atomic>,
     /// Who wants to hear of the end of these jobs.
     pub webhook: Option<Webhook>,
+}
+
+/// What of a selection is published in one step (`pre-aggregations.md` §21.4): no reader sees a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Atomic {
+    /// The partitions of each rollup, in each zone.
+    PerPreaggregation,
+    /// Everything.
+    All,
 }
 
 /// Why a job request was not taken, or a build failed.
@@ -215,6 +227,8 @@ struct Inner {
     key_errors: KeyErrors,
     permits: Arc<permits::Permits>,
     looks: tokio::sync::Mutex<scheduler::Looks>,
+    /// What is built and waits for the rest of its group.
+    groups: Arc<groups::Groups>,
     /// Held while the rows that a rollup is built from are made ready.
     originals: tokio::sync::Mutex<()>,
 }
@@ -292,6 +306,7 @@ impl Refresher {
             options,
             tasks: Tasks::new(),
             pulse: watch::Sender::new(0),
+            groups: Arc::default(),
             originals: tokio::sync::Mutex::new(()),
         });
         for _ in 0..workers.clamp(1, MAX_WORKERS) {
@@ -321,7 +336,7 @@ impl Refresher {
 
     /// Cancels jobs, queued and running ones, all at once; the outcomes are in the order of `ids`. A build whose
     /// last job was cancelled stops soon; what was published before it stays. The scheduler leaves the partition
-    /// alone for a while, or it would ask for the same build at its next look.
+    /// alone for a while, or it would ask for the same build at its next look. With a job all of its group are cancelled.
     ///
     /// # Errors
     /// The store failed; no job was cancelled then.

@@ -95,7 +95,12 @@ mod tests {
             "forced": true });
         let table = TableId::new(&format!("{source}@UTC-0")).expect("a name");
         let bucket = Some(Bounds { start, end: start + 1 });
-        NewJob { partition: PartitionKey { table, bucket }, details: details.to_string(), context: String::new() }
+        NewJob {
+            partition: PartitionKey { table, bucket },
+            details: details.to_string(),
+            context: String::new(),
+            group: None,
+        }
     }
 
     #[test]

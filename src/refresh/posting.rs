@@ -48,6 +48,8 @@ pub struct JobFilter {
     pub cubes: Vec<String>,
     /// Names of zones.
     pub timezones: Vec<String>,
+    /// Groups that are published in one step.
+    pub groups: Vec<String>,
     /// Jobs to skip, of those that fit.
     pub offset: usize,
     /// Most jobs to show.
@@ -91,11 +93,18 @@ impl Refresher {
     pub async fn post(&self, selection: Selection) -> Result<Vec<JobId>, RefreshError> {
         let plan = self.resolve(&selection).await?;
         let models = &plan.models;
+        let mut groups = jobs::GroupNames::new(selection.atomic);
         let jobs: Vec<NewJob> = plan
             .contexts
             .iter()
-            .flat_map(|(context, at)| models[*at].tables.iter().map(move |(target, chosen)| (context, target, chosen)))
-            .flat_map(|(context, target, chosen)| new_jobs(&selection, context, target, chosen))
+            .flat_map(|(context, at)| {
+                let PlannedModel { rollups, tables } = &models[*at];
+                tables.iter().map(move |(target, chosen)| (context, rollups, target, chosen))
+            })
+            .flat_map(|(context, rollups, target, chosen)| {
+                let group = groups.of(rollups, target);
+                new_jobs(&selection, (context, group), target, chosen)
+            })
             .collect();
         let states: Vec<(TableId, TableState)> = plan
             .models
@@ -145,26 +154,30 @@ impl Refresher {
         Ok(previews)
     }
 
-    /// Enqueues what a failed or cancelled job was for, as a new job; one that is live already is joined.
-    /// None when the job is not known, is live or is done.
+    /// Enqueues what a failed or cancelled job was for, as a new job; one that is live already is joined. With a job of
+    /// a group all of them are enqueued, as a new group. None when the job is not known, is live or is done.
     ///
     /// # Errors
     /// The store failed.
     pub async fn retry(&self, id: &JobId) -> Result<Option<JobId>, RefreshError> {
         let (store, clock, id) = (self.inner.parts.store.clone(), self.inner.parts.clock, id.clone());
-        let ids = blocking(move || -> Result<Vec<JobId>, StorageError> {
-            let Some(job) = store.find_job(&id)? else { return Ok(Vec::new()) };
+        let retried = blocking(move || -> Result<Option<JobId>, StorageError> {
+            let Some(job) = store.find_job(&id)? else { return Ok(None) };
             match job.state {
-                JobState::Queued | JobState::Running | JobState::Done { .. } => Ok(Vec::new()),
-                JobState::Failed { .. } | JobState::Cancelled => {
-                    let (partition, details, context) = (job.partition, job.details, job.context);
-                    store.enqueue(&[NewJob { partition, details, context }], clock.now())
-                }
+                JobState::Queued | JobState::Running | JobState::Done { .. } => return Ok(None),
+                JobState::Failed { .. } | JobState::Cancelled => {}
             }
+            let jobs = match &job.group {
+                None => vec![job],
+                Some(group) => store.jobs()?.into_iter().filter(|other| other.group.as_ref() == Some(group)).collect(),
+            };
+            let at = jobs.iter().position(|job| job.id == id).unwrap_or(0);
+            let ids = store.enqueue(&jobs::anew(jobs), clock.now())?;
+            Ok(ids.get(at).cloned())
         })
         .await?;
         self.inner.pulse();
-        Ok(ids.into_iter().next())
+        Ok(retried)
     }
 
     /// The jobs that are kept, newest first.
@@ -182,6 +195,7 @@ impl Refresher {
                 && admits(&filter.preaggs, &view.preagg)
                 && admits(&filter.cubes, &cube)
                 && admits(&filter.timezones, &view.timezone)
+                && admits(&filter.groups, view.record.group.as_deref().unwrap_or_default())
         };
         let views =
             records.into_iter().map(|record| jobs::view(record, rollups.as_deref().map(Rollups::model))).filter(fits);
@@ -346,7 +360,12 @@ fn check_selected(models: &[PlannedModel], starts: &[i64]) -> Result<(), Refresh
     }
 }
 
-fn new_jobs(selection: &Selection, context: &Value, target: &Target, chosen: &Chosen) -> Vec<NewJob> {
+fn new_jobs(
+    selection: &Selection,
+    (context, group): (&Value, Option<String>),
+    target: &Target,
+    chosen: &Chosen,
+) -> Vec<NewJob> {
     let mut details = jobs::Details::new(target, context.clone(), !selection.gated);
     details.webhook.clone_from(&selection.webhook);
     let mut asker = jobs::context_digest(context);
@@ -359,11 +378,16 @@ fn new_jobs(selection: &Selection, context: &Value, target: &Target, chosen: &Ch
         asker.push('-');
         asker.push_str(&webhook.request);
     }
+    if let Some(group) = &group {
+        asker.push('-');
+        asker.push_str(group);
+    }
     let details = details.to_text();
     let job = |bucket| NewJob {
         partition: PartitionKey { table: target.table.clone(), bucket },
         details: details.clone(),
         context: asker.clone(),
+        group: group.clone(),
     };
     chosen.buckets.iter().copied().map(job).collect()
 }

@@ -221,7 +221,8 @@ impl Pass<'_> {
         }
         looks.insert(target.table.clone(), look);
         let details = Details::new(&target, self.context.clone(), false).to_text();
-        let job = |partition| NewJob { partition, details: details.clone(), context: SCHEDULER.to_owned() };
+        let job =
+            |partition| NewJob { partition, details: details.clone(), context: SCHEDULER.to_owned(), group: None };
         let most = if is_one_scan(self.inner, self.rollups, &target) { MAX_TOGETHER } else { 1 };
         let jobs: Vec<NewJob> = due.into_iter().map(job).collect();
         Ok(jobs.chunks(most).map(<[NewJob]>::to_vec).collect())

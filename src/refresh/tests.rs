@@ -366,7 +366,7 @@ async fn jobs_of_one_scan_are_cancelled_one_by_one() {
         let start = at("2024-01-01") + day * 86_400_000_000;
         let bucket = Some(Bounds { start, end: start + 86_400_000_000 });
         let partition = PartitionKey { table: table.clone(), bucket };
-        NewJob { partition, details: details.to_string(), context: String::new() }
+        NewJob { partition, details: details.to_string(), context: String::new(), group: None }
     };
     let ids = store.enqueue(&[day(0), day(1), day(2)], 1).expect("enqueued");
     refresher.inner.pulse();
@@ -418,7 +418,12 @@ fn orphan(context: &str) -> NewJob {
     let target = serde_json::json!({ "preagg": "orders.daily", "timezone": "UTC", "context": {},
         "data_source": "default", "forced": true });
     let table = TableId::new("orders.daily@UTC-0").expect("a name");
-    NewJob { partition: PartitionKey { table, bucket: None }, details: target.to_string(), context: context.to_owned() }
+    NewJob {
+        partition: PartitionKey { table, bucket: None },
+        details: target.to_string(),
+        context: context.to_owned(),
+        group: None,
+    }
 }
 
 #[tokio::test]

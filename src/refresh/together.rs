@@ -22,7 +22,8 @@ use super::Inner;
 use super::build::{BuildError, Encoder, Feed, channel, cut_off, feed_batches};
 use super::planning::{Target, find_source};
 use super::worker::{
-    Claim, WorkError, layout_of, process, publish, refresh_key, report, rollups_of, settle, target_of, until_cancelled,
+    Built, Claim, WorkError, layout_of, process, publish, refresh_key, report, rollups_of, settle, target_of,
+    until_cancelled,
 };
 use crate::engine::EngineError;
 use crate::query::rollups::Rollups;
@@ -94,8 +95,7 @@ pub(super) async fn process_all(inner: &Arc<Inner>, first: Claim, mut more: Vec<
             Ok(()) | Err(WorkError::Cancelled) => {}
             Err(error) => tracing::warn!(table = %claims[0].key.table, %error, "a scan for several partitions failed"),
         }
-        // What is published, has failed or was cancelled holds no lease any more.
-        claims.retain(|claim| inner.parts.store.holds_any(&claim.leases));
+        claims.retain(|claim| claim.is_unbuilt(inner));
         if !claims.is_empty() {
             let half = claims.split_off(claims.len() / 2);
             scans.extend([half, claims].into_iter().filter(|claims| !claims.is_empty()));
@@ -183,8 +183,8 @@ async fn prepare(inner: &Inner, rollups: &Rollups, claims: Vec<Claim>) -> Vec<Pa
     parts
 }
 
-/// Encodes and publishes one partition; gives its rows.
-async fn finish(inner: &Inner, part: &Part, encoder: Encoder, build_ms: u64) -> Result<u64, WorkError> {
+/// Encodes and publishes one partition.
+async fn finish(inner: &Inner, part: &Part, encoder: Encoder, build_ms: u64) -> Result<Built, WorkError> {
     if !inner.parts.store.holds_any(&part.claim.leases) {
         return Err(WorkError::Cancelled);
     }

@@ -74,6 +74,7 @@ pub(super) async fn work(inner: Arc<Inner>) {
     let mut pulse = inner.pulse.subscribe();
     let mut pause = LEAST_PAUSE;
     while !stop.is_cancelled() {
+        inner.groups.sweep(&inner.parts.store);
         // Marked as seen before the claim, so that what comes after it is not slept through.
         pulse.borrow_and_update();
         match claim(&inner).await {
@@ -133,6 +134,17 @@ pub(super) struct Claim {
     /// scheduler asked; then an empty result is not trusted.
     pub(super) asked_at: Option<i64>,
     pub(super) attempt: u32,
+    /// That of its jobs, when it is published with others.
+    pub(super) group: Option<String>,
+}
+
+/// What became of a partition that was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Built {
+    /// It is published, with so many rows.
+    Published(u64),
+    /// It waits for the rest of its group.
+    Waiting,
 }
 
 impl Claim {
@@ -146,12 +158,19 @@ impl Claim {
             details: Details::parse(&first.details),
             asked_at: jobs.iter().filter(is_forced).map(|job| job.created_at).min(),
             attempt: first.attempt,
+            group: first.group.clone(),
         })
     }
 
     /// Refresh keys must not be older than that.
     pub(super) fn since(&self) -> i64 {
         self.asked_at.unwrap_or(i64::MIN)
+    }
+
+    /// Whether there is something to build: the jobs have not ended, and the file does not wait for others.
+    pub(super) fn is_unbuilt(&self, inner: &Inner) -> bool {
+        let waits = self.group.as_ref().is_some_and(|group| inner.groups.has(group, &self.key));
+        inner.parts.store.holds_any(&self.leases) && !waits
     }
 }
 
@@ -166,13 +185,14 @@ pub(super) async fn process(inner: &Arc<Inner>, claim: Claim) {
 }
 
 /// Ends the jobs of a claim that are not ended yet, after the build of their partition.
-pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<u64, WorkError>) {
+pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<Built, WorkError>) {
     let key = &claim.key;
     match outcome {
-        Ok(rows) => {
+        Ok(Built::Published(rows)) => {
             inner.backoff.forget(&backoff_name(key));
             tracing::info!(partition = %PartitionName(key), rows, "published");
         }
+        Ok(Built::Waiting) => tracing::info!(partition = %PartitionName(key), "built; the rest of its group is not"),
         // The records say "running"; the next start queues them again.
         Err(WorkError::Task(TaskFailure::Aborted)) => {}
         // Who cancelled it has ended the jobs.
@@ -187,8 +207,7 @@ pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<u64, Wo
     }
 }
 
-/// Gives the number of rows published.
-async fn build_and_publish(inner: Arc<Inner>, claim: Claim) -> Result<u64, WorkError> {
+async fn build_and_publish(inner: Arc<Inner>, claim: Claim) -> Result<Built, WorkError> {
     // Losing the build leaves no file behind and ends its query; losing the other arm is harmless.
     let (file, refresh_key, build_ms) = tokio::select! {
         built = build(&inner, &claim) => built?,
@@ -197,22 +216,29 @@ async fn build_and_publish(inner: Arc<Inner>, claim: Claim) -> Result<u64, WorkE
     publish(&inner, &claim, file, refresh_key, build_ms).await
 }
 
-/// Publishes the file of a claim's partition; gives its rows. The jobs are done with it.
+/// Publishes the file of a claim's partition: the jobs are done with it. One of a group waits until the group is whole.
 pub(super) async fn publish(
     inner: &Inner,
     claim: &Claim,
     file: FinishedFile,
     refresh_key: String,
     build_ms: u64,
-) -> Result<u64, WorkError> {
+) -> Result<Built, WorkError> {
     let (rows, size_bytes) = (file.rows(), file.size_bytes());
-    report(inner, &claim.leases, Progress { phase: JobPhase::Publishing, rows, size_bytes, ..Progress::default() });
+    let phase = if claim.group.is_some() { JobPhase::Waiting } else { JobPhase::Publishing };
+    report(inner, &claim.leases, Progress { phase, rows, size_bytes, ..Progress::default() });
     let (key, jobs) = (claim.key.clone(), claim.leases.to_vec());
     let gate = if claim.asked_at.is_some() { Gate::Open } else { Gate::Guarded };
     let publish = Publish { key, file, refresh_key, build_ms, jobs, gate };
     let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
-    blocking(move || store.publish(publish, clock.now())).await?;
-    Ok(rows)
+    let Some(group) = claim.group.clone() else {
+        blocking(move || store.publish(publish, clock.now())).await?;
+        return Ok(Built::Published(rows));
+    };
+    let groups = Arc::clone(&inner.groups);
+    let published = blocking(move || groups.publish(&store, &group, publish, clock.now())).await?;
+    published.iter().for_each(|key| inner.backoff.forget(&backoff_name(key)));
+    Ok(if published.is_empty() { Built::Waiting } else { Built::Published(rows) })
 }
 
 /// Ends once nobody wants the build any more. Whoever cancels a job moves the pulse.

@@ -271,6 +271,12 @@ pub enum StorageError {
         /// The partition.
         partition: PartitionKey,
     },
+    /// Jobs of a group were to be published without this one.
+    #[error("{partition} is published with others, and is not there: nothing was published")]
+    PartOfGroup {
+        /// The partition that is missing.
+        partition: PartitionKey,
+    },
     /// More jobs than the store keeps waiting.
     #[error("{limit} jobs are waiting or running already: ask again when some have ended")]
     TooManyJobs {
@@ -323,7 +329,7 @@ impl StorageError {
             | Self::CorruptFile { .. }
             | Self::MissingCatalog { .. }
             | Self::BadBackup { .. } => ErrorKind::Corrupt,
-            Self::LostLease { .. } | Self::Changed { .. } => ErrorKind::Conflict,
+            Self::LostLease { .. } | Self::Changed { .. } | Self::PartOfGroup { .. } => ErrorKind::Conflict,
             Self::NewerFormat { .. }
             | Self::OutsideBucket { .. }
             | Self::NullTime { .. }

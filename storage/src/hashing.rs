@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -69,7 +69,9 @@ pub(crate) fn read_extent(file: &mut File, start: u64, limit: u64) -> io::Result
 /// A file that hashes and counts what passes, so that the checksum is of what we meant to write.
 #[derive(Debug)]
 pub(crate) struct HashingFile {
-    pub(crate) file: File,
+    path: PathBuf,
+    /// None while it is closed.
+    file: Option<File>,
     faults: Faults,
     whole: Box<Hash>,
     size_bytes: u64,
@@ -78,8 +80,22 @@ pub(crate) struct HashingFile {
 }
 
 impl HashingFile {
-    pub(crate) fn new(file: File, faults: Faults) -> Self {
-        Self { file, faults, whole: Box::new(Hash::new()), size_bytes: 0, tail: None }
+    /// Of a file at its path, open to be written.
+    pub(crate) fn new(path: &Path, file: File, faults: Faults) -> Self {
+        let (path, whole) = (path.to_owned(), Box::new(Hash::new()));
+        Self { path, file: Some(file), faults, whole, size_bytes: 0, tail: None }
+    }
+
+    /// Closes the file until more is written: thousands may wait for that at the same time.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            closed => Ok(closed.insert(File::options().append(true).open(&self.path)?)),
+        }
     }
 
     /// All that was written.
@@ -97,16 +113,16 @@ impl HashingFile {
         self.tail.as_ref().map(|tail| tail.digest())
     }
 
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.faults.strike()?;
-        self.file.sync_all()
+        self.file()?.sync_all()
     }
 }
 
 impl Write for HashingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.faults.strike()?;
-        let written = self.file.write(bytes)?;
+        let written = self.file()?.write(bytes)?;
         let bytes = bytes.get(..written).unwrap_or(bytes);
         self.whole.update(bytes);
         if let Some(tail) = &mut self.tail {
@@ -117,7 +133,7 @@ impl Write for HashingFile {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.as_mut().map_or(Ok(()), File::flush)
     }
 }
 
@@ -131,8 +147,9 @@ mod tests {
         let path = dir.path().join("f");
         let bytes: Vec<u8> = (0..=250).cycle().take(600_000).collect();
         let (head, tail) = bytes.split_at(500_000);
-        let mut out = HashingFile::new(File::create(&path).unwrap(), Faults::default());
+        let mut out = HashingFile::new(&path, File::create(&path).unwrap(), Faults::default());
         out.write_all(head).unwrap();
+        out.close();
         assert_eq!(out.tail_checksum(), None);
         out.mark();
         out.write_all(tail).unwrap();

@@ -1,7 +1,7 @@
 //! The jobs that have not ended, in memory, arranged so that the next one to claim is found at once.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::{JobId, JobRecord, JobState, Lease, PartitionKey, TableId};
 
@@ -11,6 +11,8 @@ pub(crate) struct LiveJobs {
     partitions: BTreeMap<PartitionKey, PartitionJobs>,
     /// Where a job is: its partition and context.
     places: HashMap<JobId, (PartitionKey, String)>,
+    /// The jobs of each group.
+    groups: HashMap<String, BTreeSet<JobId>>,
     /// Partitions that may be claimed, best first.
     ready: BTreeSet<Ready>,
 }
@@ -57,6 +59,19 @@ impl LiveJobs {
         self.partitions.get(key)?.jobs.get(context)
     }
 
+    /// How many live jobs a group has.
+    pub(crate) fn group_size(&self, group: &str) -> usize {
+        self.groups.get(group).map_or(0, BTreeSet::len)
+    }
+
+    /// The jobs that end with these ones, being of their groups.
+    pub(crate) fn companions<'a>(&'a self, jobs: &[&JobRecord]) -> Vec<&'a JobRecord> {
+        let known: HashSet<&JobId> = jobs.iter().map(|job| &job.id).collect();
+        let groups: BTreeSet<&String> = jobs.iter().filter_map(|job| job.group.as_ref()).collect();
+        let members = groups.into_iter().filter_map(|group| self.groups.get(group)).flatten();
+        members.filter(|id| !known.contains(id)).filter_map(|id| self.find(id)).collect()
+    }
+
     /// The queued jobs of the partition to build next, of those whose jobs are admitted; empty when there is none.
     pub(crate) fn next(&self, admits: &dyn Fn(&JobRecord) -> bool) -> Vec<&JobRecord> {
         let mut ready = self.ready.iter().map(|ready| self.queued(ready));
@@ -69,15 +84,22 @@ impl LiveJobs {
         ready.map(|ready| self.queued(ready)).collect()
     }
 
+    /// Those that are built together: the oldest one, and what is of the same group, or as it of none. One that is
+    /// published with others must not keep one waiting that is not, and no group may wait for a younger one.
     fn queued(&self, ready: &Ready) -> Vec<&JobRecord> {
         let jobs = self.partitions.get(&ready.key).into_iter().flat_map(|jobs| jobs.jobs.values());
-        jobs.filter(|job| job.state == JobState::Queued).collect()
+        let queued = jobs.filter(|job| job.state == JobState::Queued);
+        let oldest = queued.clone().min_by_key(|job| (job.created_at, &job.group));
+        queued.filter(|job| oldest.is_some_and(|oldest| oldest.group == job.group)).collect()
     }
 
     /// Adds a live job, or replaces what is known of it.
     pub(crate) fn put(&mut self, job: JobRecord) {
         let key = job.partition.clone();
         self.places.insert(job.id.clone(), (key.clone(), job.context.clone()));
+        if let Some(group) = &job.group {
+            self.groups.entry(group.clone()).or_default().insert(job.id.clone());
+        }
         self.partitions.entry(key.clone()).or_default().jobs.insert(job.context.clone(), job);
         self.arrange(&key);
     }
@@ -85,8 +107,14 @@ impl LiveJobs {
     /// Removes a job that has ended.
     pub(crate) fn remove(&mut self, id: &JobId) {
         let Some((key, context)) = self.places.remove(id) else { return };
-        if let Some(jobs) = self.partitions.get_mut(&key) {
-            jobs.jobs.remove(&context);
+        let removed = self.partitions.get_mut(&key).and_then(|jobs| jobs.jobs.remove(&context));
+        if let Some(group) = removed.and_then(|job| job.group)
+            && let Some(members) = self.groups.get_mut(&group)
+        {
+            members.remove(id);
+            if members.is_empty() {
+                self.groups.remove(&group);
+            }
         }
         self.arrange(&key);
     }
@@ -130,6 +158,7 @@ mod tests {
             created_at,
             started_at: None,
             ended_at: None,
+            group: None,
         }
     }
 

@@ -35,6 +35,8 @@ pub enum JobPhase {
     Querying,
     /// Rows arrive and are written.
     Writing,
+    /// The file is complete; it is published with those of its group, once all are.
+    Waiting,
     /// The file is complete; it is checked and published.
     Publishing,
 }

@@ -79,28 +79,45 @@ impl Store {
     /// The catalog cannot be written (`Full`, `Transient`): this process goes on with the old file, and the next
     /// open finds either the old one or the new one.
     pub fn publish(&self, publish: Publish, now: i64) -> Result<SnapshotId, StorageError> {
-        let Publish { key, file, refresh_key, build_ms, jobs, gate } = publish;
-        // Long, and about a file that is ours alone: before the lock.
-        self.check_file(&key, &file)?;
+        self.publish_all(vec![publish], now)
+    }
+
+    /// As [`Store::publish`], several partitions in one step: every snapshot has all of them or none. What jobs of a
+    /// group are for is published so, and no other way.
+    ///
+    /// # Errors
+    /// As [`Store::publish`], of the first partition that cannot be published; `Conflict` also when a group lacks one
+    /// of its jobs.
+    pub fn publish_all(&self, publishes: Vec<Publish>, now: i64) -> Result<SnapshotId, StorageError> {
+        // Long, and about files that are ours alone: before the lock.
+        publishes.iter().try_for_each(|publish| self.check_file(&publish.key, &publish.file))?;
 
         let mut state = self.lock()?;
-        let running = self.leased_jobs(&state, &key, &jobs)?;
+        let mut running = Vec::with_capacity(publishes.len());
+        for publish in &publishes {
+            running.push(self.leased_jobs(&state, &publish.key, &publish.jobs)?);
+        }
+        check_groups(&state, &running)?;
         let mut next = self.next_snapshot(&mut state);
-        let table = next.table(&key.table);
-        check_overlap(table, &key)?;
-        check_gate(gate, self.inner.row_band, &key, file.rows, table.partitions.get(&key.start()).map(Arc::as_ref))?;
-
-        let time_bounds = file.time.and_then(|time| time.bounds);
-        let version = NewVersion { key, file, time_bounds, refresh_key, built_at: now, build_ms, held: false };
         let mut batch = Batch::default();
-        let staged = self.stage(&state, &mut next, &mut batch, version, now)?;
-        let output = Some(JobOutput { rows: staged.partition.rows, size_bytes: staged.partition.size_bytes });
-        let done = running.into_iter().map(|job| {
-            let state = JobState::Done { file: staged.partition.file, output };
-            JobRecord { state, ended_at: Some(now), ..job }
-        });
-        let done: Vec<JobRecord> = done.collect();
-        self.commit_staged(&mut state, next, batch, vec![staged], &done)
+        let (mut staged, mut done) = (Vec::with_capacity(publishes.len()), Vec::new());
+        for (Publish { key, file, refresh_key, build_ms, gate, .. }, running) in publishes.into_iter().zip(running) {
+            let table = next.table(&key.table);
+            check_overlap(table, &key)?;
+            let old = table.partitions.get(&key.start()).map(Arc::as_ref);
+            check_gate(gate, self.inner.row_band, &key, file.rows, old)?;
+
+            let time_bounds = file.time.and_then(|time| time.bounds);
+            let version = NewVersion { key, file, time_bounds, refresh_key, built_at: now, build_ms, held: false };
+            let new = self.stage(&state, &mut next, &mut batch, version, now)?;
+            let output = Some(JobOutput { rows: new.partition.rows, size_bytes: new.partition.size_bytes });
+            done.extend(running.into_iter().map(|job| {
+                let state = JobState::Done { file: new.partition.file, output };
+                JobRecord { state, ended_at: Some(now), ..job }
+            }));
+            staged.push(new);
+        }
+        self.commit_staged(&mut state, next, batch, staged, &done)
     }
 
     /// Gives a file its footer and puts it into the next state and the batch. The caller holds the lock, has
@@ -209,6 +226,15 @@ impl Store {
         }
         check_times(key, file)?;
         file.check_data()
+    }
+}
+
+/// No job is left of the groups whose partitions are published.
+fn check_groups(state: &State, running: &[Vec<JobRecord>]) -> Result<(), StorageError> {
+    let running: Vec<&JobRecord> = running.iter().flatten().collect();
+    match state.jobs.companions(&running).first() {
+        Some(missing) => Err(StorageError::PartOfGroup { partition: missing.partition.clone() }),
+        None => Ok(()),
     }
 }
 

@@ -24,6 +24,9 @@ pub struct NewJob {
     pub details: String,
     /// The caller's digest of who asked; equal live jobs are one.
     pub context: String,
+    /// The group that it is of, if any: all jobs of a group are enqueued at once, published in one step by
+    /// [`Store::publish_all`], and fail or are cancelled together. A group's name is never used again.
+    pub group: Option<String>,
 }
 
 /// A job as stored.
@@ -47,6 +50,8 @@ pub struct JobRecord {
     pub started_at: Option<i64>,
     /// UTC microseconds.
     pub ended_at: Option<i64>,
+    /// The group that it is of, if any: its jobs end together, in the same way.
+    pub group: Option<String>,
 }
 
 /// Where a job stands.
@@ -133,6 +138,7 @@ impl Store {
                 created_at: now,
                 started_at: None,
                 ended_at: None,
+                group: job.group.clone(),
             };
             batch.put_job(&record);
             added_ids.insert(request, record.id.clone());
@@ -147,7 +153,8 @@ impl Store {
         Ok(ids)
     }
 
-    /// Takes all queued jobs of one partition that nobody builds; none when there is nothing to do.
+    /// Takes all queued jobs of one partition that nobody builds; none when there is nothing to do. Jobs of different
+    /// groups are taken one group at a time, the oldest first.
     ///
     /// The partition of the oldest job comes first, at equal age that of the newest bucket. The jobs run from now
     /// on: the caller holds their leases, says how it goes with [`Store::report`], and ends them with
@@ -210,26 +217,32 @@ impl Store {
         Ok(())
     }
 
-    /// Ends running jobs as failed. Jobs whose lease is not held (any more) stay as they are.
+    /// Ends running jobs as failed, and with them what is of their groups. Jobs whose lease is not held (any more) stay
+    /// as they are.
     ///
     /// # Errors
     /// The catalog cannot be written; no job has ended then.
     pub fn fail(&self, leases: &[Lease], cause: &str, now: i64) -> Result<(), StorageError> {
         let mut state = self.lock()?;
-        let running = leases.iter().filter_map(|lease| state.jobs.find_leased(lease));
+        let running: Vec<&JobRecord> = leases.iter().filter_map(|lease| state.jobs.find_leased(lease)).collect();
+        let end = |job: &JobRecord, cause: &str| {
+            let state = JobState::Failed { cause: cause.to_owned() };
+            JobRecord { state, ended_at: Some(now), ..job.clone() }
+        };
+        let companions = state.jobs.companions(&running);
+        let other = format!("a partition that was to be published with it was not built: {cause}");
         let failed: Vec<JobRecord> = running
-            .map(|job| JobRecord {
-                state: JobState::Failed { cause: cause.to_owned() },
-                ended_at: Some(now),
-                ..job.clone()
-            })
+            .iter()
+            .map(|job| end(job, cause))
+            .chain(companions.into_iter().map(|job| end(job, &other)))
             .collect();
         self.end_jobs(&mut state, &failed)
     }
 
     /// Cancels jobs, all at once. One that waits is never built. One that runs loses its lease: its build can
     /// publish nothing from here on, and its worker learns of that from [`Store::report`]. A build that several
-    /// jobs share goes on for the others. The outcomes are in the order of `jobs`.
+    /// jobs share goes on for the others. What is of the group of a cancelled job is cancelled too. The outcomes are in
+    /// the order of `jobs`.
     ///
     /// # Errors
     /// The catalog cannot be read or written; no job was cancelled then.
@@ -243,8 +256,10 @@ impl Store {
                 // Named twice.
                 (Some(job), _) => CancelOutcome::HadEnded(job.clone()),
                 (None, Some(live)) => {
-                    let job = JobRecord { state: JobState::Cancelled, ended_at: Some(now), ..live.clone() };
+                    let end = |job: &JobRecord| cancelled_at(job, now);
+                    let job = end(live);
                     cancelled.push(job.clone());
+                    cancelled.extend(state.jobs.companions(&[live]).into_iter().map(end));
                     match live.state {
                         JobState::Running => CancelOutcome::WasRunning(job),
                         _ => CancelOutcome::WasQueued(job),
@@ -259,6 +274,18 @@ impl Store {
         }
         self.end_jobs(&mut state, &cancelled)?;
         Ok(outcomes)
+    }
+
+    /// Whether these leases are those of all jobs of a group: what is to be published in one step is there. False once
+    /// one of them is lost.
+    ///
+    /// # Errors
+    /// An earlier panic left the store in doubt.
+    pub fn completes_group(&self, group: &str, leases: &[Lease]) -> Result<bool, StorageError> {
+        let state = self.lock()?;
+        let is_of_it = |lease| state.jobs.find_leased(lease).is_some_and(|job| job.group.as_deref() == Some(group));
+        // Asked with every partition of a large group: the number alone mostly says no.
+        Ok(state.jobs.group_size(group) == leases.len() && leases.iter().all(is_of_it))
     }
 
     /// Writes jobs that have ended, then forgets them as live ones.
@@ -319,6 +346,11 @@ impl Store {
         self.inner.catalog.commit(batch)?;
         Ok(forgotten)
     }
+}
+
+/// The record of a job that is cancelled.
+pub(crate) fn cancelled_at(job: &JobRecord, now: i64) -> JobRecord {
+    JobRecord { state: JobState::Cancelled, ended_at: Some(now), ..job.clone() }
 }
 
 fn started(job: &JobRecord, now: i64) -> JobRecord {

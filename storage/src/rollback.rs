@@ -15,9 +15,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::catalog::{Batch, PartitionRecord};
 use crate::gc::publish_order;
 use crate::publish::{NewVersion, check_overlap};
+use crate::queue::cancelled_at;
 use crate::{
-    FileId, FinishedFile, JobId, JobRecord, JobState, Partition, PartitionKey, PartitionWriter, SnapshotId,
-    StorageError, Store, TableId,
+    FileId, FinishedFile, JobId, JobRecord, Partition, PartitionKey, PartitionWriter, SnapshotId, StorageError, Store,
+    TableId,
 };
 
 /// What to roll back.
@@ -67,7 +68,7 @@ pub struct RolledBack {
     pub from: Option<Arc<Partition>>,
     /// The live version now. Held: no schedule replaces it, only who asks for the partition.
     pub to: Arc<Partition>,
-    /// Jobs of the partition that were cancelled, as they would have replaced it again.
+    /// Jobs of the partition that were cancelled, as they would have replaced it again, with those of their groups.
     pub cancelled: Vec<JobId>,
 }
 
@@ -192,13 +193,17 @@ impl Store {
         let mut state = self.lock()?;
         let mut next = self.next_snapshot(&mut state);
         let mut batch = Batch::default();
-        let (mut staged, mut ended, mut rolled_back) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut staged, mut rolled_back) = (Vec::new(), Vec::new());
+        let mut ended: Vec<JobRecord> = Vec::new();
         for (Chosen { key, pinned, live }, file) in copies {
             if next.snapshot.find(&key).map(|live| live.file) != live.as_ref().map(|live| live.file) {
                 return Err(StorageError::Changed { partition: key });
             }
             check_overlap(next.table(&key.table), &key)?;
-            let cancelled: Vec<JobRecord> = state.jobs.of(&key).cloned().collect();
+            let mut cancelled: Vec<&JobRecord> = state.jobs.of(&key).collect();
+            cancelled.extend(state.jobs.companions(&cancelled));
+            cancelled.retain(|job| !ended.iter().any(|ended| ended.id == job.id));
+            let cancelled: Vec<JobRecord> = cancelled.into_iter().map(|job| cancelled_at(job, now)).collect();
             let version = NewVersion {
                 key: key.clone(),
                 file,
@@ -216,8 +221,7 @@ impl Store {
                 cancelled: cancelled.iter().map(|job| job.id.clone()).collect(),
             });
             staged.push(new);
-            let end = |job| JobRecord { state: JobState::Cancelled, ended_at: Some(now), ..job };
-            ended.extend(cancelled.into_iter().map(end));
+            ended.extend(cancelled);
         }
         let id = self.commit_staged(&mut state, next, batch, staged, &ended)?;
         Ok((id, rolled_back))

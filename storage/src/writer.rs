@@ -89,7 +89,7 @@ impl PartitionWriter {
             .map_err(|e| StorageError::io("create", &path, e))?;
         let file_name = FileName { key, id, path: DoomedFile::new(path) };
         let encoder = ArrowWriter::try_new(
-            HashingFile::new(file, files.faults().clone()),
+            HashingFile::new(file_name.path.path(), file, files.faults().clone()),
             Arc::clone(&schema),
             Some(properties()),
         )
@@ -135,7 +135,8 @@ impl PartitionWriter {
         encoder.flush().map_err(|e| StorageError::parquet("write", path, e))?;
         encoder.sync().map_err(|e| StorageError::io("write", path, e))?;
         // Here and not at the publish, which others wait for: by far the most bytes are synced now.
-        encoder.inner().sync().map_err(|e| StorageError::io("sync", path, e))?;
+        encoder.inner_mut().sync().map_err(|e| StorageError::io("sync", path, e))?;
+        encoder.inner_mut().close();
         Ok(FinishedFile {
             rows: self.rows,
             data: encoder.inner().extent(),
@@ -179,14 +180,14 @@ impl FinishedFile {
         footer.to_values().into_iter().for_each(|value| self.encoder.append_key_value_metadata(value));
         // Not `into_inner`, which turns a full disk into mere text.
         self.encoder.finish().map_err(|e| StorageError::parquet("write", path, e))?;
-        let out = self.encoder.inner();
         // Both, in this order, before the catalog is written: a record must never name a file that a power cut
         // can take away.
-        out.sync().map_err(|e| StorageError::io("sync", path, e))?;
+        self.encoder.inner_mut().sync().map_err(|e| StorageError::io("sync", path, e))?;
         path.parent().map_or(Ok(()), |folder| files.sync_folder(folder))?;
         let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
         let tail = read_extent(&mut file, self.data.size_bytes, u64::MAX);
         let tail = tail.map_err(|e| StorageError::io("read", path, e))?;
+        let out = self.encoder.inner();
         if Some(tail.checksum) != out.tail_checksum() {
             return Err(self.corrupt("its footer is not what was written".to_owned()));
         }
@@ -533,8 +534,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_breaks_the_writer_but_nothing_else() {
-        let full =
-            || HashingFile::new(File::options().write(true).open(Path::new("/dev/full")).unwrap(), Faults::default());
+        let device = Path::new("/dev/full");
+        let full = || HashingFile::new(device, File::options().write(true).open(device).unwrap(), Faults::default());
         let dir = tempfile::tempdir().unwrap();
         // Random bytes, so that a row group overflows the buffers between us and the disk.
         let numbers = (0..ROW_GROUP_ROWS as u64).map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()).cast_signed());

@@ -4,6 +4,7 @@
 //! [`tables`] writes source data. No handler is called directly.
 
 mod answers;
+mod atomic;
 mod auth;
 mod cli;
 mod clients;

@@ -47,6 +47,7 @@ fn ours(job: &JobView) -> Value {
             JobPhase::Planning => "planning",
             JobPhase::Querying => "querying",
             JobPhase::Writing => "writing",
+            JobPhase::Waiting => "waiting",
             JobPhase::Publishing => "publishing",
         });
     }
@@ -70,6 +71,7 @@ fn ours(job: &JobView) -> Value {
         "createdAt": instant(record.created_at),
         "startedAt": record.started_at.map(instant),
         "endedAt": record.ended_at.map(instant),
+        "group": record.group,
     })
 }
 

@@ -21,7 +21,7 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 /// What a list may be filtered by.
 const STATES: [&str; 5] = ["queued", "running", "done", "failed", "cancelled"];
 
-/// A page of jobs, newest first. `state`, `preAggregation`, `cube`, `timezone` hold words divided by commas.
+/// A page of jobs, newest first. `state`, `preAggregation`, `cube`, `timezone`, `group` hold words divided by commas.
 pub(in super::super) async fn list(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let filter = parse_filter(&call.url)?;
     let page = parts.refresher.list(&filter).await?;
@@ -82,7 +82,8 @@ pub(in super::super) async fn cancel(parts: &ApiParts, call: &Call) -> Result<Re
     Ok(answer(parts, call, &job))
 }
 
-/// Builds again what a failed or cancelled job was for. The answer is the new job: the old one stays as it ended.
+/// Builds again what a failed or cancelled job was for, with its group. The answer is the new job: the old one stays as
+/// it ended.
 pub(in super::super) async fn retry(parts: &ApiParts, call: &Call) -> Result<Response<Body>, ApiError> {
     let id = token(call);
     let old = find(parts, &id).await?;
@@ -115,7 +116,7 @@ fn answer(parts: &ApiParts, call: &Call, job: &JobView) -> Response<Body> {
 }
 
 fn parse_filter(url: &Map<String, Value>) -> Result<JobFilter, ApiError> {
-    let known = ["state", "preAggregation", "cube", "timezone", "offset", "limit"];
+    let known = ["state", "preAggregation", "cube", "timezone", "group", "offset", "limit"];
     if let Some(key) = url.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(ApiError::Invalid(format!("Unknown parameter '{key}'; a list takes {}", known.join(", "))));
     }
@@ -139,6 +140,7 @@ fn parse_filter(url: &Map<String, Value>) -> Result<JobFilter, ApiError> {
         preaggs: words("preAggregation"),
         cubes: words("cube"),
         timezones: words("timezone"),
+        groups: words("group"),
         offset: number("offset", 0, usize::MAX)?,
         limit: number("limit", DEFAULT_PAGE, LARGEST_PAGE)?,
     })

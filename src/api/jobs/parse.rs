@@ -8,7 +8,7 @@ use super::super::error::ApiError;
 use super::super::wire::parse_zone;
 use super::webhook;
 use crate::query::dates::parse_bounds;
-use crate::refresh::Selection;
+use crate::refresh::{Atomic, Selection};
 use crate::time::{Zone, to_micros};
 
 /// Most tokens that one request may ask for.
@@ -84,7 +84,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<JobRequest, ApiError> {
 }
 
 /// What a request to build may say beyond Cube's keys.
-const OURS: [&str; 5] = ["dry_run", "if_stale", "force", "wait", "webhook"];
+const OURS: [&str; 6] = ["dry_run", "if_stale", "force", "atomic", "wait", "webhook"];
 
 fn parse_post(body: &Map<String, Value>, mut selection: Selection) -> Result<JobRequest, ApiError> {
     let flag = |key: &str| match body.get(key) {
@@ -95,6 +95,12 @@ fn parse_post(body: &Map<String, Value>, mut selection: Selection) -> Result<Job
     let dry_run = flag("dry_run")?.unwrap_or(false);
     selection.if_stale = flag("if_stale")?.unwrap_or(false);
     selection.gated = !flag("force")?.unwrap_or(true);
+    selection.atomic = match body.get("atomic").map(Value::as_str) {
+        None => None,
+        Some(Some("per-preaggregation")) => Some(Atomic::PerPreaggregation),
+        Some(Some("all")) => Some(Atomic::All),
+        Some(_) => return Err(fault("\"atomic\" must be one of [per-preaggregation, all]")),
+    };
     selection.webhook = body.get("webhook").map(webhook::parse).transpose()?;
     let wait = match body.get("wait") {
         None | Some(Value::Bool(false)) => None,
@@ -275,6 +281,9 @@ mod tests {
         check_fails(with("dry_run", json!("yes")), "\"dry_run\" must be a boolean");
         check_fails(with("if_stale", json!(1)), "\"if_stale\" must be a boolean");
         check_fails(with("force", json!(null)), "\"force\" must be a boolean");
+        for value in [json!(true), json!("some"), json!(null)] {
+            check_fails(with("atomic", value), "\"atomic\" must be one of [per-preaggregation, all]");
+        }
         check_fails(with("wait", json!(-1)), "\"wait\" must be a number of seconds from 0 to 3600");
         check_fails(with("wait", json!("long")), "\"wait\" must be a number of seconds from 0 to 3600");
         check_fails(with("webhook", json!(1)), "\"webhook\" must be a string");

@@ -20,8 +20,8 @@ use crate::{FileId, JobId, JobRecord, PartitionKey, SnapshotId, StorageError, Ta
 /// The newest format of the store as a whole: layout of folders, kinds of keys, meaning of records.
 ///
 /// 2: jobs may be cancelled, and tell what they published; files tell what they are in their footers; replaced
-/// files can be published again.
-const FORMAT: u32 = 2;
+/// files can be published again. 3: jobs may be of a group.
+const FORMAT: u32 = 3;
 
 /// The open catalog; it holds RocksDB's lock.
 #[derive(Debug)]
@@ -335,7 +335,7 @@ mod tests {
         drop(catalog);
         let error = open(dir.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
-        assert!(error.to_string().contains("has format 3, and this program knows formats up to 2"), "{error}");
+        assert!(error.to_string().contains("has format 4, and this program knows formats up to 3"), "{error}");
     }
 
     #[test]

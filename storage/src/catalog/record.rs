@@ -13,8 +13,8 @@ use crate::{Bounds, FileId, JobId, JobOutput, JobRecord, JobState, Partition, Pa
 
 /// The version that most records have today.
 const VERSION: u8 = 1;
-/// That of jobs: since 2 a done job tells its rows and bytes, and a job may be cancelled.
-const JOB_VERSION: u8 = 2;
+/// That of jobs: since 2 a done job tells its rows and bytes, and a job may be cancelled; since 3 it may be of a group.
+const JOB_VERSION: u8 = 3;
 /// That of partitions: since 2 with the sequence of their publish, and whether they are held.
 const PARTITION_VERSION: u8 = 2;
 /// That of garbage: since 2 it tells all that is known of the replaced partition, for a rollback.
@@ -155,7 +155,11 @@ pub(crate) fn encode_job(job: &JobRecord) -> Vec<u8> {
         JobState::Failed { cause } => encoder.u8(3).text(cause),
         JobState::Cancelled => encoder.u8(4),
     };
-    encoder.u32(job.attempt).i64(job.created_at).optional_i64(job.started_at).optional_i64(job.ended_at).0
+    let encoder = encoder.u32(job.attempt).i64(job.created_at).optional_i64(job.started_at).optional_i64(job.ended_at);
+    match &job.group {
+        None => encoder.u8(0).0,
+        Some(group) => encoder.u8(1).text(group).0,
+    }
 }
 
 /// The token is in the key.
@@ -178,6 +182,7 @@ pub(crate) fn decode_job(id: JobId, bytes: &[u8]) -> Result<JobRecord, RecordFau
             created_at: from.i64()?,
             started_at: from.optional_i64()?,
             ended_at: from.optional_i64()?,
+            group: if from.version >= 3 && from.bool()? { Some(from.text()?) } else { None },
         })
     })
 }
@@ -376,6 +381,7 @@ mod tests {
             created_at: 4,
             started_at: Some(5),
             ended_at: None,
+            group: None,
         }
     }
 
@@ -476,8 +482,8 @@ mod tests {
     fn jobs_are_pinned() {
         let back = |bytes: &[u8]| decode_job(JobId::from_token("0a"), bytes);
         let (head, tail) = (
-            "02_00000000000000017400_00000000000000027b7d_000000000000000163_",
-            "_00000003_0000000000000004_010000000000000005_00",
+            "03_00000000000000017400_00000000000000027b7d_000000000000000163_",
+            "_00000003_0000000000000004_010000000000000005_00_00",
         );
         let pinned = |state: &str| format!("{head}{state}{tail}");
         for (state, bytes) in [
@@ -494,10 +500,13 @@ mod tests {
             let job = job(state);
             check(job.clone(), encode_job(&job), &pinned(bytes), back);
         }
+        let of_group = JobRecord { group: Some("g".into()), ..job(JobState::Queued) };
+        let pinned = format!("{head}00_00000003_0000000000000004_010000000000000005_00_01000000000000000167");
+        check(of_group.clone(), encode_job(&of_group), &pinned, back);
     }
 
     #[test]
-    fn jobs_of_format_1_are_read() {
+    fn jobs_of_earlier_formats_are_read() {
         let first_version = |state: &[u8]| {
             let encoder = Encoder::new(1).partition(&PartitionKey { bucket: None, ..key() }).text("{}").text("c");
             encoder.bytes(state).u32(3).i64(4).optional_i64(Some(5)).optional_i64(None).0
@@ -507,6 +516,9 @@ mod tests {
         assert_eq!(back(&[2, 0, 0, 0, 0, 0, 0, 0, 8]), Ok(job(done)));
         assert_eq!(back(&[1]), Ok(job(JobState::Running)));
         assert_eq!(back(&[4]), Err(RecordFault::Tag(4)));
+        let second = "02_00000000000000017400_00000000000000027b7d_000000000000000163_04_00000003_0000000000000004_\
+            010000000000000005_00";
+        assert_eq!(decode_job(JobId::from_token("0a"), &bytes(second)), Ok(job(JobState::Cancelled)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use quarry_storage::{ErrorKind, Inspection, JobState, PartitionKey, TableState, repair};
+use quarry_storage::{ErrorKind, Inspection, JobState, NewJob, PartitionKey, TableState, repair};
 use tempfile::TempDir;
 
 use crate::support::*;
@@ -15,7 +15,7 @@ fn fixture(name: &str) -> TempDir {
         for entry in fs::read_dir(from).unwrap() {
             let path = entry.unwrap().path();
             let to = to.join(path.file_name().unwrap());
-            if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+            if path.is_dir() { copy(&path, &to) } else { assert!(fs::copy(&path, &to).is_ok()) }
         }
     }
     let dir = tempfile::tempdir().unwrap();
@@ -53,6 +53,31 @@ fn a_store_of_format_1_is_taken_over_with_all_that_it_holds() {
     let store = open(&dir);
     assert_eq!(live(&store, &key("t", 1)).rows, 7);
     assert!(live(&store, &key("t", 1)).sequence > 0);
+}
+
+#[test]
+fn a_store_of_format_2_is_taken_over_with_all_that_it_holds() {
+    let dir = fixture("format-2");
+    let store = open(&dir);
+    assert_eq!(contents(&store), [("t 20".to_owned(), 4)]);
+    let partition = live(&store, &key("t", 2));
+    assert_eq!((partition.refresh_key.as_str(), partition.built_at, partition.held), ("key", 502, false));
+    let jobs = store.jobs().unwrap();
+    let states: Vec<_> = jobs.iter().map(|job| (job.created_at, job.state.clone(), job.group.is_some())).collect();
+    let failed = JobState::Failed { cause: "no such table".into() };
+    let expected = [
+        (530, JobState::Queued, false),
+        // It ran when the store was closed.
+        (520, JobState::Queued, false),
+        (510, JobState::Cancelled, false),
+        (500, failed, false),
+        (500, done(&partition), false),
+    ];
+    assert_eq!(states, expected);
+    let grouped = NewJob { group: Some("g".into()), ..new_job(&key("t", 9), "g") };
+    let id = store.enqueue(&[grouped], 600).unwrap().remove(0);
+    drop(store);
+    assert_eq!(open(&dir).find_job(&id).unwrap().unwrap().group.as_deref(), Some("g"));
 }
 
 #[test]

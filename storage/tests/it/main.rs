@@ -3,6 +3,8 @@
 
 mod crash;
 mod faults;
+mod format;
+mod groups;
 mod model;
 mod open;
 mod publish;

@@ -111,6 +111,7 @@ impl Life {
                 created_at: self.now,
                 started_at: None,
                 ended_at: None,
+                group: None,
             };
             assert!(self.model.jobs.insert(id, record).is_none(), "a token was given twice");
         }

@@ -61,6 +61,7 @@ fn a_job_keeps_what_it_was_given_and_tells_what_happened() {
         created_at: 10,
         started_at: None,
         ended_at: None,
+        group: None,
     };
     assert_eq!(store.find_job(&id).unwrap().as_ref(), Some(&queued));
     let running = JobRecord { state: JobState::Running, attempt: 1, started_at: Some(20), ..queued.clone() };

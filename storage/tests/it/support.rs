@@ -79,7 +79,12 @@ pub(crate) fn publish(store: &Store, key: &PartitionKey, count: usize, now: i64)
 }
 
 pub(crate) fn new_job(key: &PartitionKey, context: &str) -> NewJob {
-    NewJob { partition: key.clone(), details: format!("{{\"for\":\"{context}\"}}"), context: context.to_owned() }
+    NewJob {
+        partition: key.clone(),
+        details: format!("{{\"for\":\"{context}\"}}"),
+        context: context.to_owned(),
+        group: None,
+    }
 }
 
 /// The leases of jobs as claimed.

@@ -13,6 +13,7 @@ pub(crate) mod pinned_files;
 mod plans;
 pub mod resident;
 mod session;
+mod short;
 
 use std::any::Any;
 use std::fmt;
@@ -21,12 +22,13 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::CatalogProvider;
-use datafusion::execution::SessionState;
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
+
+use self::session::Bases;
 
 pub use error::EngineError;
 pub use plans::planning_error;
@@ -82,7 +84,7 @@ struct Inner {
     threads: Arc<Threads>,
     cores: usize,
     /// What every statement starts from.
-    base: Arc<SessionState>,
+    base: Arc<Bases>,
 }
 
 /// The CPU runtime.
@@ -113,7 +115,7 @@ impl Engine {
     /// The threads cannot be started.
     pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
         let cannot_start = |cause: String| EngineError::Execution(format!("the query engine cannot start: {cause}"));
-        let base = session::base_state(&options).map_err(|error| cannot_start(error.to_string()))?;
+        let base = Bases::new(&options).map_err(|error| cannot_start(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.cores.max(1))
             .max_blocking_threads(options.cores.max(1) * FILE_THREADS)
@@ -132,7 +134,7 @@ impl Engine {
     /// The spill folder cannot be set up.
     pub fn with_memory(&self, memory_bytes: usize) -> Result<Self, EngineError> {
         let options = EngineOptions { memory_bytes, cores: self.inner.cores };
-        let base = session::base_state(&options)
+        let base = Bases::new(&options)
             .map_err(|error| EngineError::Execution(format!("the query engine cannot start: {error}")))?;
         let threads = Arc::clone(&self.inner.threads);
         Ok(Self { inner: Arc::new(Inner { threads, cores: options.cores, base: Arc::new(base) }) })

@@ -13,7 +13,7 @@ use super::{BatchStream, Engine, EngineError, stopped};
 impl Engine {
     /// A copy of what every statement starts from: functions, rules and settings, and no tables.
     pub fn state(&self) -> SessionState {
-        let mut state = self.inner.base.as_ref().clone();
+        let mut state = self.inner.base.whole.clone();
         state.mark_start_execution();
         state
     }

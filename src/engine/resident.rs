@@ -11,9 +11,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
 use bytes::Bytes;
-use datafusion::catalog::TableProvider;
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::MemTable;
+use datafusion::error::Result as PlanResult;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use quarry_storage::{FileId, Partition};
 use quick_cache::Weighter;
@@ -52,6 +56,40 @@ struct Decoded {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     size_bytes: u64,
+}
+
+/// Decoded partitions as one table, whose size is known.
+#[derive(Debug)]
+pub(super) struct ResidentTable {
+    batches: MemTable,
+    rows: u64,
+}
+
+impl ResidentTable {
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+}
+
+#[async_trait]
+impl TableProvider for ResidentTable {
+    fn schema(&self) -> SchemaRef {
+        self.batches.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        self.batches.table_type()
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        self.batches.scan(state, projection, filters, limit).await
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -98,8 +136,9 @@ impl Resident {
         let Some(schema) = decoded.first().map(|first| Arc::clone(&first.schema)) else { return Ok(None) };
         // Partitions built before and after a column of the source changed its type differ: those are read from
         // their files, where columns are converted.
+        let rows = decoded.iter().flat_map(|one| &one.batches).map(|batch| batch.num_rows() as u64).sum();
         let table = MemTable::try_new(schema, lanes(&decoded)).ok();
-        Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
+        Ok(table.map(|batches| Arc::new(ResidentTable { batches, rows }) as Arc<dyn TableProvider>))
     }
 
     /// Checks files that will be read from where they lie; each once, as it costs a pass over it. A flipped bit in

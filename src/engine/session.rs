@@ -25,6 +25,8 @@ use super::functions::{DecimalPlanner, MicrosecondPlanner, aggregate_functions, 
 use super::memory::SharedMemory;
 use super::partition_table::{PARALLEL_ROWS, PartitionTable};
 use super::pinned_files::pinned;
+use super::resident::ResidentTable;
+use super::short;
 
 /// The catalog and the schema that unqualified names are looked up in.
 const CATALOG: &str = "quarry";
@@ -39,6 +41,24 @@ const SPLIT_FILE_BYTES: usize = 4 * 1024 * 1024;
 /// Nesting of parentheses and operators that the parser follows; generated filters nest deeper than its
 /// default of 50.
 const PARSER_DEPTH: usize = 256;
+
+/// What statements start from.
+pub(super) struct Bases {
+    /// Any statement.
+    pub(super) whole: SessionState,
+    /// Plain ones over few rows in memory.
+    short: SessionState,
+}
+
+impl Bases {
+    /// # Errors
+    /// The spill folder cannot be set up.
+    pub(super) fn new(options: &EngineOptions) -> Result<Self> {
+        let whole = base_state(options)?;
+        let short = short::state(&whole);
+        Ok(Self { whole, short })
+    }
+}
 
 /// The state that statements start from: functions, rules, settings, memory and caches.
 ///
@@ -134,13 +154,9 @@ pub(super) async fn start_plan(state: &SessionState, plan: &LogicalPlan) -> Resu
 ///
 /// # Errors
 /// See [`EngineError`].
-pub(super) async fn start(
-    base: &SessionState,
-    sql: &str,
-    catalog: Arc<dyn CatalogProvider>,
-) -> Result<Running, EngineError> {
+pub(super) async fn start(bases: &Bases, sql: &str, catalog: Arc<dyn CatalogProvider>) -> Result<Running, EngineError> {
     let planning = |error: DataFusionError| EngineError::from_datafusion(&error, Phase::Planning);
-    let mut state = base.clone();
+    let mut state = bases.whole.clone();
     state.register_catalog_list(Arc::new(OneCatalog(catalog)));
     state.mark_start_execution();
 
@@ -153,6 +169,12 @@ pub(super) async fn start(
     only_queries.verify_plan(&plan).map_err(planning)?;
     let tables = tables_of(&plan).map_err(planning)?;
     if read_few_rows(&tables) {
+        let mut short = bases.short.clone();
+        short.mark_start_execution();
+        if let Some(plan) = short::plan(&short, &plan).await.map_err(planning)? {
+            let stream = execute_stream(plan, short.task_ctx()).map_err(|error| explain(&error, &tables))?;
+            return Ok(Running { stream, tables });
+        }
         state.config_mut().options_mut().execution.target_partitions = 1;
     }
     // Files of partitions never change; those of sources may, under the statement that reads them.
@@ -184,9 +206,12 @@ fn tables_of(plan: &LogicalPlan) -> Result<Vec<Arc<dyn TableProvider>>> {
     Ok(tables)
 }
 
-/// Whether all tables are small partition tables: waking threads would cost more than the work.
+/// Whether all tables are partitions with few rows: waking threads would cost more than the work.
 fn read_few_rows(tables: &[Arc<dyn TableProvider>]) -> bool {
-    let rows = tables.iter().map(|table| table.downcast_ref::<PartitionTable>().map(PartitionTable::rows));
+    let rows = tables.iter().map(|table| {
+        let in_files = table.downcast_ref::<PartitionTable>().map(PartitionTable::rows);
+        in_files.or_else(|| table.downcast_ref::<ResidentTable>().map(ResidentTable::rows))
+    });
     rows.sum::<Option<u64>>().is_some_and(|rows| rows < PARALLEL_ROWS)
 }
 

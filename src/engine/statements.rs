@@ -319,7 +319,7 @@ async fn a_group_by_larger_than_its_memory_spills() {
     let (mut groups, mut rows, mut spilled) = (0, 0, 0);
     while let Some(batch) = stream.batches.next().await {
         let batch = batch.unwrap();
-        spilled = spilled.max(engine.inner.base.runtime_env().disk_manager.used_disk_space());
+        spilled = spilled.max(engine.inner.base.whole.runtime_env().disk_manager.used_disk_space());
         groups += batch.num_rows();
         rows += batch.column(2).as_primitive::<arrow::datatypes::Int64Type>().values().iter().sum::<i64>();
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::error::{ApiError, json_response};
 use super::question::Question;
 use super::{ApiParts, Call};
-use crate::query::explain::{Change, Chosen, Edit, Explanation, Level, Misfit, Verdict, explain};
+use crate::query::explain::{AnsweredBy, Change, Chosen, Edit, Explanation, Level, Misfit, Verdict, explain};
 use crate::time::format_local;
 
 /// Plans, and runs nothing. One result a query, in order.
@@ -49,7 +49,16 @@ pub(super) fn is_wanted(arguments: &Map<String, Value>) -> Result<bool, ApiError
 /// The explanation of one query.
 pub(super) fn describe(explanation: &Explanation) -> Value {
     let levels: Vec<Value> = explanation.levels.iter().map(level).collect();
-    json!({"answeredBy": if explanation.by_rollups { "rollup" } else { "source" }, "levels": levels})
+    let by = match explanation.by {
+        AnsweredBy::Rollups => "rollup",
+        AnsweredBy::StoredRows => "originalSql",
+        AnsweredBy::Source => "source",
+    };
+    let mut shown = json!({"answeredBy": by, "levels": levels});
+    if !explanation.stored_rows.is_empty() {
+        shown["storedRows"] = json!(explanation.stored_rows);
+    }
+    shown
 }
 
 fn level(level: &Level) -> Value {

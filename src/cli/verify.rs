@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::build::{check_rollup_names, parse_range, parse_zones};
 use super::{PATIENCE, ProjectArgs, start_for_command};
-use crate::refresh::{Difference, Selection, Stored, Verification};
+use crate::refresh::{Difference, RefreshError, Selection, Stored, Verification};
 use crate::time::format_local;
 
 #[derive(Debug, clap::Args)]
@@ -49,10 +49,19 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let bar = ProgressBar::new(partitions.len() as u64).with_style(style);
     let (mut rows, mut differing) = (0, 0);
     for stored in &partitions {
-        let found = app.refresher().verify(stored).await?;
-        rows += found.rows;
-        differing += usize::from(found.differing > 0);
-        bar.suspend(|| tell(stored, &found))?;
+        match app.refresher().verify(stored).await {
+            Ok(found) => {
+                rows += found.rows;
+                differing += usize::from(found.differing > 0);
+                bar.suspend(|| tell(stored, &found))?;
+            }
+            // The others may still be right.
+            Err(RefreshError::Storage(error)) => {
+                differing += 1;
+                bar.suspend(|| writeln!(std::io::stdout().lock(), "{}: {error}", name_of(stored)))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -63,15 +72,19 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(if differing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A partition in what is told.
+fn name_of(stored: &Stored) -> String {
+    let part = stored.bucket().map_or_else(|| "whole".to_owned(), |bucket| format_local(bucket.start));
+    format!("{} {part} {}", stored.preagg(), stored.timezone())
+}
+
 /// What differs in a partition; nothing is printed for one that does not.
 fn tell(stored: &Stored, found: &Verification) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let part = stored.bucket().map_or_else(|| "whole".to_owned(), |bucket| format_local(bucket.start));
-    let name = format!("{} {part} {}", stored.preagg(), stored.timezone());
     if found.differing == 0 {
         return Ok(());
     }
-    writeln!(out, "{name}: {} difference(s)", found.differing)?;
+    writeln!(out, "{}: {} difference(s)", name_of(stored), found.differing)?;
     for Difference { group, measure, stored, source } in &found.differences {
         let none = || "nothing".to_owned();
         let (stored, source) = (stored.clone().unwrap_or_else(none), source.clone().unwrap_or_else(none));

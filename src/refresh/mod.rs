@@ -26,7 +26,7 @@ mod together;
 mod verify;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -343,11 +343,23 @@ impl Refresher {
     pub async fn cancel(&self, ids: Vec<JobId>) -> Result<Vec<CancelOutcome>, RefreshError> {
         let inner = &self.inner;
         let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
-        let outcomes = blocking(move || store.cancel(&ids, clock.now())).await?;
-        for outcome in &outcomes {
-            if let CancelOutcome::WasQueued(job) | CancelOutcome::WasRunning(job) = outcome {
-                inner.backoff.note_failure(&worker::backoff_name(&job.partition), inner.parts.clock.now());
+        let (outcomes, cancelled) = blocking(move || -> Result<_, StorageError> {
+            let outcomes = store.cancel(&ids, clock.now())?;
+            let cancelled = outcomes.iter().filter_map(|outcome| match outcome {
+                CancelOutcome::WasQueued(job) | CancelOutcome::WasRunning(job) => Some(job.clone()),
+                CancelOutcome::HadEnded(_) | CancelOutcome::Unknown => None,
+            });
+            let mut cancelled: Vec<JobRecord> = cancelled.collect();
+            let groups: HashSet<String> = cancelled.iter().filter_map(|job| job.group.clone()).collect();
+            if !groups.is_empty() {
+                let is_of_them = |job: &JobRecord| job.group.as_ref().is_some_and(|group| groups.contains(group));
+                cancelled.extend(store.jobs()?.into_iter().filter(is_of_them));
             }
+            Ok((outcomes, cancelled))
+        })
+        .await?;
+        for job in cancelled {
+            inner.backoff.note_failure(&worker::backoff_name(&job.partition), inner.parts.clock.now());
         }
         inner.pulse();
         Ok(outcomes)

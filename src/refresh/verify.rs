@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use quarry_storage::{Bounds, Partition};
+use quarry_storage::{Bounds, Partition, PartitionKey, StorageError};
 
 use super::build::{self, BuildError};
 use super::planning::{self, Target, find_source};
@@ -108,12 +108,13 @@ impl Refresher {
     /// Compares one partition with its source.
     ///
     /// # Errors
-    /// The source or the store failed.
+    /// The source failed. `RefreshError::Storage`: the partition's file is missing or damaged.
     pub async fn verify(&self, stored: &Stored) -> Result<Verification, RefreshError> {
         let parts = &self.inner.parts;
         let rollups = (parts.rollups)();
         let Stored { target, partition } = stored;
         let source = find_source(parts, &target.data_source)?;
+        check_file(stored).await?;
         // What stands for cubes' own SQL in a build is itself held against the source, as a rollup of its own.
         let statement = rollups.build_sql(target.preagg, target.zone, partition.bucket, &CubeTables::new())?;
         let is_grouped = rollups.model().preagg(target.preagg).kind != PreaggKind::OriginalSql;
@@ -130,6 +131,18 @@ impl Refresher {
         });
         compared.await.map_err(|error| QueryError::Engine(EngineError::Execution(error.to_string())).into())
     }
+}
+
+/// The file is what was written: else there is nothing to compare.
+async fn check_file(stored: &Stored) -> Result<(), RefreshError> {
+    let partition = Arc::clone(&stored.partition);
+    if blocking(move || partition.is_intact()).await? {
+        return Ok(());
+    }
+    let (path, bucket) = (stored.partition.path.clone(), stored.bucket());
+    let partition = PartitionKey { table: stored.target.table.clone(), bucket };
+    let fault = "its bytes are not those that were written".to_owned();
+    Err(StorageError::CorruptFile { path, partition, fault }.into())
 }
 
 /// The stored rollups that a definition is made of; the name itself for one that is stored, or is not there.

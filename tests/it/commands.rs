@@ -91,6 +91,31 @@ fn verify_tells_partition_group_and_measure_that_differ() {
     assert_eq!((code, text.contains("there is no rollup 'events.nobody'")), (Some(1), true), "{text}");
 }
 
+#[test]
+fn verify_names_a_damaged_file_and_goes_on() {
+    let project = events_project(&MONTHS, 30);
+    let built = run(project.path(), &SETTINGS, &["build", "events.monthly"]);
+    assert!(built.status.success(), "{}", printed(&built));
+    let files = project.stored_files();
+    let mut bytes = std::fs::read(&files[0]).expect("a file");
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 1;
+    std::fs::write(&files[0], bytes).expect("written");
+    let output = run(project.path(), &SETTINGS, &["verify"]);
+    let text = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let name = files[0].file_name().and_then(|name| name.to_str()).expect("a plain name");
+    assert!(text.contains(name) && text.contains("rebuild the partition with `quarry build`"), "{text}");
+    assert!(
+        text.ends_with(&format!(
+            "{} of {} partition(s) equal their source, 30 row(s) compared\n",
+            files.len() - 1,
+            files.len()
+        )),
+        "{text}"
+    );
+}
+
 const STATES: &str = "
 cubes:
   - name: sales

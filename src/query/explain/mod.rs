@@ -10,6 +10,7 @@ pub use self::mend::{Change, Edit};
 use super::plan::{Leaf, plan};
 use super::rollups::Rollups;
 use super::route::{Candidate, Reason, Rejection, RollupRoute, best, candidates};
+use super::scan::originals;
 use super::{OutputColumn, Query, QueryError};
 use crate::model::{MemberId, Model, PreaggId, PreaggKind};
 use crate::preagg::coverage::{LocalRange, Uncovered};
@@ -18,10 +19,23 @@ use crate::time::format_local;
 /// How a query is answered: one part a level of its plan.
 #[derive(Debug)]
 pub struct Explanation {
-    /// Whether rollups answer; else the source answers all levels, for an answer that mixes both would mix two states.
-    pub by_rollups: bool,
+    /// Who answers all levels: an answer that mixes rollups and the source would mix two states.
+    pub by: AnsweredBy,
+    /// The pre-aggregations of type original_sql whose rows stand for their cubes, where no rollup answers.
+    pub stored_rows: Vec<String>,
     /// The levels over joined rows.
     pub levels: Vec<Level>,
+}
+
+/// Who answers a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// Rollups.
+    Rollups,
+    /// Stored rows of all cubes.
+    StoredRows,
+    /// The source, with stored rows of some cubes or without.
+    Source,
 }
 
 /// A level of a query's plan.
@@ -85,7 +99,14 @@ pub struct Misfit {
 pub fn explain(rollups: &Rollups, snapshot: &Snapshot, query: &Query) -> Result<Explanation, QueryError> {
     let plan = plan(rollups.model(), query)?;
     let levels: Vec<Level> = plan.leaves().into_iter().map(|leaf| level(rollups, snapshot, leaf)).collect();
-    Ok(Explanation { by_rollups: levels.iter().all(|level| level.chosen.is_some()), levels })
+    if levels.iter().all(|level| level.chosen.is_some()) {
+        return Ok(Explanation { by: AnsweredBy::Rollups, stored_rows: Vec::new(), levels });
+    }
+    let (found, without) = originals(rollups, snapshot, &plan);
+    let is_all_stored = without.is_empty() && !found.is_empty();
+    let by = if is_all_stored { AnsweredBy::StoredRows } else { AnsweredBy::Source };
+    let stored_rows = found.iter().map(|original| rollups.model().preagg_path(original.scan.preagg)).collect();
+    Ok(Explanation { by, stored_rows, levels })
 }
 
 fn level(rollups: &Rollups, snapshot: &Snapshot, leaf: &Leaf) -> Level {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Chosen, Explanation, Level, Misfit, Verdict};
+use super::{AnsweredBy, Chosen, Explanation, Level, Misfit, Verdict};
 use crate::time::format_local;
 
 /// Most partitions that are listed one by one.
@@ -11,8 +11,14 @@ const LISTED: usize = 6;
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let several = self.levels.len() > 1;
-        writeln!(f, "answered by {}", if self.by_rollups { "pre-aggregations" } else { "the source" })?;
-        if several && !self.by_rollups {
+        let rows = self.stored_rows.join(", ");
+        match self.by {
+            AnsweredBy::Rollups => writeln!(f, "answered by pre-aggregations")?,
+            AnsweredBy::StoredRows => writeln!(f, "answered by the rows stored by {rows}")?,
+            AnsweredBy::Source if rows.is_empty() => writeln!(f, "answered by the source")?,
+            AnsweredBy::Source => writeln!(f, "answered by the source, and by the rows stored by {rows}")?,
+        }
+        if several && self.by != AnsweredBy::Rollups {
             writeln!(f, "(all parts of a query are answered alike, so that they show one state)")?;
         }
         for (number, level) in self.levels.iter().enumerate() {

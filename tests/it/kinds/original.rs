@@ -37,6 +37,10 @@ fn stored_rows_answer_as_the_source_did_when_they_were_built() {
     assert_eq!(server.post_jobs(&select(&["orders.raw"], &zones)).len(), 3);
     for (query, expected) in queries.iter().zip(&from_source) {
         assert_eq!(used(&server, query), ["orders.raw originalSql"], "{query}");
+        let told = server.post("/quarry/v1/explain", &json!({"query": query})).value()["results"][0].clone();
+        // The rows of users are not stored.
+        let by = if query.to_string().contains("users.") { "source" } else { "originalSql" };
+        assert_eq!((&told["answeredBy"], &told["storedRows"]), (&json!(by), &json!(["orders.raw"])), "{query}");
         assert_eq!(&rows(&server, query), expected, "{query}");
     }
     // What changes in the source shows when the rows are built again, and not before.

@@ -136,8 +136,8 @@ impl Resident {
         let Some(schema) = decoded.first().map(|first| Arc::clone(&first.schema)) else { return Ok(None) };
         // Partitions built before and after a column of the source changed its type differ: those are read from
         // their files, where columns are converted.
-        let rows = decoded.iter().flat_map(|one| &one.batches).map(|batch| batch.num_rows() as u64).sum();
         let table = MemTable::try_new(schema, lanes(&decoded)).ok();
+        let rows = partitions.iter().map(|partition| partition.rows).sum();
         Ok(table.map(|batches| Arc::new(ResidentTable { batches, rows }) as Arc<dyn TableProvider>))
     }
 

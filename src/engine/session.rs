@@ -169,10 +169,10 @@ pub(super) async fn start(bases: &Bases, sql: &str, catalog: Arc<dyn CatalogProv
     only_queries.verify_plan(&plan).map_err(planning)?;
     let tables = tables_of(&plan).map_err(planning)?;
     if read_few_rows(&tables) {
-        let mut short = bases.short.clone();
-        short.mark_start_execution();
-        if let Some(plan) = short::plan(&short, &plan).await.map_err(planning)? {
-            let stream = execute_stream(plan, short.task_ctx()).map_err(|error| explain(&error, &tables))?;
+        // What lies in files is read by what filters leave of it, and that is for the other rules.
+        let in_memory = tables.iter().all(|table| table.downcast_ref::<ResidentTable>().is_some());
+        if in_memory && let Some((plan, context)) = short::plan(&bases.short, &plan).await.map_err(planning)? {
+            let stream = execute_stream(plan, context).map_err(|error| explain(&error, &tables))?;
             return Ok(Running { stream, tables });
         }
         state.config_mut().options_mut().execution.target_partitions = 1;

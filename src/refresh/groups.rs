@@ -29,6 +29,8 @@ impl Groups {
         let leases: Vec<_> = {
             let mut waiting = self.lock();
             let members = waiting.entry(group.to_owned()).or_default();
+            // Of an earlier try under this name that has ended since.
+            members.retain(|member| store.holds_any(&member.jobs));
             members.push(publish);
             members.iter().flat_map(|member| member.jobs.iter().cloned()).collect()
         };
@@ -50,7 +52,10 @@ impl Groups {
 
     /// Drops the files of groups that have come to an end without them.
     pub(super) fn sweep(&self, store: &Store) {
-        self.lock().retain(|_, members| members.iter().all(|member| store.holds_any(&member.jobs)));
+        self.lock().retain(|_, members| {
+            members.retain(|member| store.holds_any(&member.jobs));
+            !members.is_empty()
+        });
     }
 
     /// A map is whole after every statement here, also in a thread that panicked.

@@ -109,34 +109,32 @@ impl GroupNames {
             Atomic::PerPreaggregation => Some(target.table.clone()),
             Atomic::All => None,
         };
-        Some(self.names.entry(table).or_insert_with(new_group).clone())
+        let new = || uuid::Uuid::new_v4().simple().to_string();
+        Some(self.names.entry(table).or_insert_with(new).clone())
     }
 }
 
-fn new_group() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
-}
-
-/// What ended jobs were for, as new jobs: those of one group as one of a new name.
-pub(super) fn anew(jobs: Vec<JobRecord>) -> Vec<NewJob> {
-    let mut names: HashMap<String, String> = HashMap::new();
-    let mut renew = |JobRecord { partition, details, mut context, group, .. }: JobRecord| {
-        let group = group.map(|old| {
-            let new = names.entry(old.clone()).or_insert_with(new_group);
-            // As in the job that is to be equal to none but its own.
-            context = context.replace(&old, new);
-            new.clone()
-        });
-        NewJob { partition, details, context, group }
-    };
-    jobs.into_iter().map(&mut renew).collect()
+/// What an ended job was for, as a new job. The name of a group gives that of the next try: whoever retries its jobs one
+/// by one asks for one group, and not for one with each.
+pub(super) fn anew(JobRecord { partition, details, mut context, group, .. }: JobRecord) -> NewJob {
+    let group = group.map(|old| {
+        let new = digest(&old);
+        // Where it keeps jobs of different groups apart.
+        context = context.replace(&old, &new);
+        new
+    });
+    NewJob { partition, details, context, group }
 }
 
 /// A digest of who asks: equal for equal JSON, whatever the order of its keys.
 pub(super) fn context_digest(context: &Value) -> String {
     let mut context = context.clone();
     context.sort_all_objects();
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(context.to_string().as_bytes()))
+    digest(&context.to_string())
+}
+
+fn digest(text: &str) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
 /// A job as clients see it (`http-api.md` §8.4). What has ended is answered from its record alone, so
@@ -198,6 +196,22 @@ mod tests {
         assert_eq!(details().zone(), Some(Zone::Europe__Berlin));
         assert_eq!(Details::parse("{}"), None);
         assert_eq!(Details::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn who_retries_the_jobs_of_a_group_one_by_one_asks_for_one_group() {
+        let job = |asker: &str| JobRecord {
+            context: format!("{asker}-g"),
+            group: Some("g".to_owned()),
+            ..record(JobState::Cancelled)
+        };
+        let (one, other) = (anew(job("a")), anew(job("b")));
+        let group = one.group.clone().expect("a group");
+        assert_ne!(group, "g");
+        assert_eq!(other.group.as_ref(), Some(&group));
+        assert_eq!([one.context, other.context], ["a", "b"].map(|asker| format!("{asker}-{group}")));
+        assert_eq!(anew(job("a")).group, Some(group), "also when it is asked again");
+        assert_eq!(anew(record(JobState::Cancelled)).group, None);
     }
 
     #[test]

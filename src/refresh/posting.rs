@@ -155,7 +155,7 @@ impl Refresher {
     }
 
     /// Enqueues what a failed or cancelled job was for, as a new job; one that is live already is joined. With a job of
-    /// a group all of them are enqueued, as a new group. None when the job is not known, is live or is done.
+    /// a group all of them are enqueued, as one other group. None when the job is not known, is live or is done.
     ///
     /// # Errors
     /// The store failed.
@@ -172,7 +172,8 @@ impl Refresher {
                 Some(group) => store.jobs()?.into_iter().filter(|other| other.group.as_ref() == Some(group)).collect(),
             };
             let at = jobs.iter().position(|job| job.id == id).unwrap_or(0);
-            let ids = store.enqueue(&jobs::anew(jobs), clock.now())?;
+            let jobs: Vec<NewJob> = jobs.into_iter().map(jobs::anew).collect();
+            let ids = store.enqueue(&jobs, clock.now())?;
             Ok(ids.get(at).cloned())
         })
         .await?;

@@ -25,7 +25,7 @@ pub struct NewJob {
     /// The caller's digest of who asked; equal live jobs are one.
     pub context: String,
     /// The group that it is of, if any: all jobs of a group are enqueued at once, published in one step by
-    /// [`Store::publish_all`], and fail or are cancelled together. A group's name is never used again.
+    /// [`Store::publish_all`], and fail or are cancelled together.
     pub group: Option<String>,
 }
 

@@ -5,6 +5,7 @@
 //! has nothing but the files; and the version that was live becomes one that can be gone back to. It costs one
 //! read and one write of the partition.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -194,7 +195,7 @@ impl Store {
         let mut next = self.next_snapshot(&mut state);
         let mut batch = Batch::default();
         let (mut staged, mut rolled_back) = (Vec::new(), Vec::new());
-        let mut ended: Vec<JobRecord> = Vec::new();
+        let mut ended: HashMap<JobId, JobRecord> = HashMap::new();
         for (Chosen { key, pinned, live }, file) in copies {
             if next.snapshot.find(&key).map(|live| live.file) != live.as_ref().map(|live| live.file) {
                 return Err(StorageError::Changed { partition: key });
@@ -202,7 +203,7 @@ impl Store {
             check_overlap(next.table(&key.table), &key)?;
             let mut cancelled: Vec<&JobRecord> = state.jobs.of(&key).collect();
             cancelled.extend(state.jobs.companions(&cancelled));
-            cancelled.retain(|job| !ended.iter().any(|ended| ended.id == job.id));
+            cancelled.retain(|job| !ended.contains_key(&job.id));
             let cancelled: Vec<JobRecord> = cancelled.into_iter().map(|job| cancelled_at(job, now)).collect();
             let version = NewVersion {
                 key: key.clone(),
@@ -221,8 +222,9 @@ impl Store {
                 cancelled: cancelled.iter().map(|job| job.id.clone()).collect(),
             });
             staged.push(new);
-            ended.extend(cancelled);
+            ended.extend(cancelled.into_iter().map(|job| (job.id.clone(), job)));
         }
+        let ended: Vec<JobRecord> = ended.into_values().collect();
         let id = self.commit_staged(&mut state, next, batch, staged, &ended)?;
         Ok((id, rolled_back))
     }

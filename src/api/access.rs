@@ -115,6 +115,23 @@ impl Caller {
     pub(super) fn request(&self) -> Value {
         self.request.clone().unwrap_or_else(|| Value::Object(Map::new()))
     }
+
+    /// The same caller a while later, with the model and the groups that are theirs now: who stays connected is not let
+    /// in anew for each question.
+    ///
+    /// # Errors
+    /// A hook fails, or the model has faults for this context.
+    pub(super) async fn renewed(&self, parts: &ApiParts) -> Result<Self, ApiError> {
+        let (Some(hooks), Some(request)) = (&parts.hooks, &self.request) else { return Ok(self.clone()) };
+        let (model, groups) = belonging(parts, hooks, request).await?;
+        Ok(Self { model, groups, ..self.clone() })
+    }
+
+    /// Whether both see one model and are in the same groups.
+    pub(super) fn sees_as(&self, other: &Self) -> bool {
+        let instance = |caller: &Self| caller.model.as_ref().map(|model| model.rollups.instance());
+        instance(self) == instance(other) && self.groups == other.groups
+    }
 }
 
 /// Authentication comes before scopes: who has neither hears of the token.
@@ -197,12 +214,22 @@ async fn settle(parts: &ApiParts, hooks: &Hooks, admission: Admission, caller: C
     if let Some(SecurityContext(odd)) = context.as_ref().filter(|context| !context.0.is_object()) {
         tracing::warn!(request_id = %admission.request["requestId"], "the security context is no object but {odd}");
     }
-    let belongings = hooks.belongings(&admission.request).await?;
+    let (model, groups) = belonging(parts, hooks, &admission.request).await?;
+    Ok(Caller { context, request: Some(admission.request), groups, model, ..caller })
+}
+
+/// The model of a request context, where there are several, and the groups that a hook puts it in.
+async fn belonging(
+    parts: &ApiParts,
+    hooks: &Hooks,
+    request: &Value,
+) -> Result<(Option<Arc<CurrentModel>>, Option<Vec<String>>), ApiError> {
+    let belongings = hooks.belongings(request).await?;
     let model = match &parts.tenants {
-        Some(tenants) => Some(tenants.model(&belongings, &admission.request).await?),
+        Some(tenants) => Some(tenants.model(&belongings, request).await?),
         None => None,
     };
-    Ok(Caller { context, request: Some(admission.request), groups: belongings.groups, model, ..caller })
+    Ok((model, belongings.groups))
 }
 
 /// The scopes that `contextToApiScopes` gave.

@@ -96,13 +96,8 @@ pub fn table_id(model: &Model, preagg: PreaggId, zone: Zone, definition: &str) -
 }
 
 /// What the names of all tables of a rollup begin with, whatever their zone and content.
-pub fn stem(cube: &str, rollup: &str) -> String {
+fn stem(cube: &str, rollup: &str) -> String {
     let mut name = format!("{cube}.{rollup}");
     name.truncate(130);
     name.trim_start_matches('.').to_owned()
-}
-
-/// The [`stem`] of a table's name.
-pub fn stem_of(table: &TableId) -> &str {
-    table.as_str().split('@').next().unwrap_or_default()
 }

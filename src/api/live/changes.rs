@@ -8,7 +8,6 @@ use quarry_storage::{Snapshot, Table, TableId};
 use tokio::sync::broadcast;
 
 use super::super::ApiState;
-use crate::preagg::layout::stem_of;
 use crate::query::rollups::CurrentModel;
 
 /// How often the store is looked at: one load of a pointer. Level-triggered, so that no way to change the store
@@ -20,9 +19,9 @@ const MOST_BEHIND: usize = 64;
 /// What may answer differently from now on.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// Questions about these rollups, by the stems of their tables.
-    Stored(Arc<BTreeSet<String>>),
-    /// All questions: the model is another.
+    /// Questions about these tables.
+    Stored(Arc<BTreeSet<TableId>>),
+    /// All questions: the model files are others.
     Everything,
 }
 
@@ -103,13 +102,13 @@ impl Seen {
         Self { id: snapshot.id().get(), tables }
     }
 
-    /// The stems of the tables that are others than before.
-    fn since(&self, before: &Self) -> BTreeSet<String> {
+    /// The tables that are others than before.
+    fn since(&self, before: &Self) -> BTreeSet<TableId> {
         let changed = self.tables.iter().filter(|(id, table)| {
             // While the former is remembered nothing else can be at its address.
             before.tables.get(*id).is_none_or(|known| !Weak::ptr_eq(known, table))
         });
         let gone = before.tables.keys().filter(|id| !self.tables.contains_key(*id));
-        changed.map(|(id, _)| id).chain(gone).map(|id| stem_of(id).to_owned()).collect()
+        changed.map(|(id, _)| id).chain(gone).cloned().collect()
     }
 }

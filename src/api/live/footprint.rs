@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::preagg::layout::stem;
+use quarry_storage::TableId;
+
 use crate::query::QueryError;
 use crate::query::normalize::Normalized;
 use crate::query::rollups::Rollups;
-use crate::query::route::concerned;
+use crate::query::route::{concerned, zones};
 
 /// What an answer rests on. Handed on beside the response, to those who will look again.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct Footprint {
-    /// Stems of the tables of rollups that may have a part in it.
-    pub(super) stems: Arc<BTreeSet<String>>,
+    /// The tables of rollups that may have a part in it, built or not. Each model has tables of its own.
+    pub(super) tables: Arc<BTreeSet<TableId>>,
     /// Whether a part of it came from the source, of whose changes nobody tells.
     pub(super) from_source: bool,
 }
@@ -24,12 +25,13 @@ impl Footprint {
     /// # Errors
     /// A query cannot be planned.
     pub(in crate::api) fn of(rollups: &Rollups, asked: &[Normalized], is_stored: bool) -> Result<Self, QueryError> {
-        let model = rollups.model();
-        let mut stems = BTreeSet::new();
+        let mut tables = BTreeSet::new();
         for part in asked {
-            let found = concerned(model, &part.query)?.into_iter();
-            stems.extend(found.map(|id| stem(&model.cube(id.cube).name, &model.preagg(id).name)));
+            for id in concerned(rollups.model(), &part.query)? {
+                // What has no table, or cannot be planned, has no part in any answer.
+                tables.extend(zones(&part.query).filter_map(|zone| rollups.table(id, zone).ok()));
+            }
         }
-        Ok(Self { stems: Arc::new(stems), from_source: !is_stored })
+        Ok(Self { tables: Arc::new(tables), from_source: !is_stored })
     }
 }

@@ -19,8 +19,9 @@ use axum::http::{HeaderMap, Response, header};
 
 pub(super) use self::footprint::Footprint;
 pub(super) use self::topic::Topics;
+use super::access::Caller;
 use super::error::ApiError;
-use super::{ApiState, extract};
+use super::{ApiState, Call, extract};
 
 /// Bytes that an idle socket keeps for reading, and for writing; longer messages get more while they last.
 const BUFFER_BYTES: usize = 4096;
@@ -33,6 +34,16 @@ pub(super) fn start(state: &ApiState) {
 /// Whether a request wants to become a socket.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     extract::header_text(headers, header::UPGRADE.as_str()).is_some_and(|word| word.eq_ignore_ascii_case("websocket"))
+}
+
+/// What an endpoint answers to somebody who was let in a while ago, as their model and their groups are now; and the
+/// caller that was answered, where that is known.
+async fn ask(state: &ApiState, path: &str, call: Call) -> (Response<Body>, Option<Caller>) {
+    let parts = &state.0.parts;
+    match call.caller.renewed(parts).await {
+        Ok(caller) => (state.perform(path, Call { caller: caller.clone(), ..call }).await, Some(caller)),
+        Err(error) => (error.into_response(&call.id, call.caller.sees_inside(parts)), None),
+    }
 }
 
 /// Makes it one; who is there is said in the first message.

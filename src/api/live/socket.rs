@@ -261,7 +261,8 @@ impl Connection {
         let id = ask.id.clone();
         let answering = async move {
             let earliest = Instant::now() + LEAST_HOLD;
-            let outcome = Outcome::of(state.perform(ask.method.path(), call).await).await;
+            let (response, _) = super::ask(&state, ask.method.path(), call).await;
+            let outcome = Outcome::of(response).await;
             if outcome.unfinished {
                 tokio::time::sleep_until(earliest).await;
             }

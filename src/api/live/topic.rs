@@ -157,8 +157,8 @@ impl Topic {
                 self.answer(&state).await
             };
             // Losing an answer that nobody waits for is the point.
-            let outcome = tokio::select! {
-                outcome = answering => Arc::new(outcome),
+            let (outcome, caller) = tokio::select! {
+                (outcome, caller) = answering => (Arc::new(outcome), caller),
                 () = self.latest.closed() => {
                     if topics.close(&self) { return }
                     continue;
@@ -177,13 +177,15 @@ impl Topic {
             tokio::select! {
                 () = concerning(&mut changed, &outcome) => {}
                 () = sleep_until(due) => {}
+                () = self.outgrown(&state.0.parts, caller.as_ref()) => {}
                 () = self.latest.closed() => if topics.close(&self) { return },
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    async fn answer(&self, state: &ApiState) -> Outcome {
+    /// The answer, and the caller whose it is.
+    async fn answer(&self, state: &ApiState) -> (Outcome, Option<Caller>) {
         let followed = Arc::default();
         let call = Call {
             id: self.request_id.clone(),
@@ -192,8 +194,23 @@ impl Topic {
             followed: Some(Arc::clone(&followed)),
             ..Call::default()
         };
-        let response = state.perform(Method::Subscribe.path(), call).await;
-        Outcome::printed(response, followed.get().cloned()).await
+        let (response, caller) = super::ask(state, Method::Subscribe.path(), call).await;
+        (Outcome::printed(response, followed.get().cloned()).await, caller)
+    }
+
+    /// Waits until the caller has another model than the one that was answered from, or is in other groups: hooks decide
+    /// about both anew at any time, and nobody tells.
+    async fn outgrown(&self, parts: &ApiParts, answered: Option<&Caller>) {
+        let Some(answered) = answered.filter(|_| parts.hooks.is_some()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(parts.options.subscription_cycle).await;
+            // Who cannot be told is asked anew as well, so that the failure is.
+            if !self.caller.renewed(parts).await.is_ok_and(|now| now.sees_as(answered)) {
+                return;
+            }
+        }
     }
 
     /// After how long the question is asked anew when no change is told (`http-api.md` §10.4).
@@ -216,7 +233,7 @@ async fn concerning(changed: &mut Changed, outcome: &Outcome) {
     loop {
         match (changed.next().await, &outcome.footprint) {
             (Change::Everything, _) | (_, None) => return,
-            (Change::Stored(stems), Some(footprint)) if !stems.is_disjoint(&footprint.stems) => return,
+            (Change::Stored(tables), Some(footprint)) if !tables.is_disjoint(&footprint.tables) => return,
             (Change::Stored(_), Some(_)) => {}
         }
     }

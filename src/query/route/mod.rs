@@ -17,6 +17,7 @@ use quarry_storage::Snapshot;
 pub use self::compose::FromSource;
 use self::fit::Fit;
 pub use self::reason::{Culprit, Reason};
+pub use self::times::zones;
 use super::plan::{Shape, hints, plan};
 use super::rollups::{Rollups, shape_of};
 use super::scan::{Rest, Scan};
@@ -168,7 +169,7 @@ fn candidate(
     }
     let (preagg, from_source) = (rollups.definition(preagg.id), rollups.from_source());
     let mut reason: Option<Reason> = None;
-    for zone in times::zones(query) {
+    for zone in zones(query) {
         let fit = Fit::new(rollups.model(), query, preagg, zone);
         let found = fit.check(shape, stored).and_then(|exact| fit.find_rows(rollups, snapshot, exact, from_source));
         let stored = match &preagg.kind {

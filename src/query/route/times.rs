@@ -21,7 +21,7 @@ use crate::time::{Zone, from_micros, local_to_utc, to_micros, utc_to_local};
 const MOST_RANGES: usize = 64;
 
 /// The zones whose tables may serve: the query's own, and UTC.
-pub(super) fn zones(query: &Query) -> impl Iterator<Item = Zone> {
+pub fn zones(query: &Query) -> impl Iterator<Item = Zone> {
     let utc = (query.timezone != Zone::UTC).then_some(Zone::UTC);
     std::iter::once(query.timezone).chain(utc)
 }

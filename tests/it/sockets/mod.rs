@@ -3,6 +3,7 @@
 pub(crate) mod client;
 mod many;
 mod subscriptions;
+mod tenants;
 
 use serde_json::{Value, json};
 

@@ -141,11 +141,14 @@ impl Caller {
 pub(super) async fn admit(parts: &ApiParts, access: Access, entrant: &Entrant<'_>) -> Result<Caller, ApiError> {
     match (access, &parts.hooks) {
         (Access::Public, _) => Ok(Caller::default()),
-        // Hooks decide about the callers of the model, not about operators.
-        (Access::Operator, _) => {
+        (Access::Operator, hooks) => {
             let token = entrant.token.ok_or(AuthError::Missing);
             let verified = token.and_then(|token| parts.verifier.verify_playground(token));
-            Ok(or_developer(parts, verified.map(playground))?)
+            let operator = or_developer(parts, verified.map(playground))?;
+            match hooks {
+                Some(hooks) => Box::pin(extend(hooks, entrant, operator)).await,
+                None => Ok(operator),
+            }
         }
         (access, Some(hooks)) => Box::pin(admit_by_hooks(parts, hooks, entrant, access)).await,
         (access, None) => {
@@ -164,6 +167,21 @@ pub(super) fn permit(parts: &ApiParts, access: Access, caller: &Caller) -> Resul
         // Their secret is asked for at the door alone.
         Access::Operator => Err(AuthError::Invalid { cause: "the endpoint is for operators".to_owned() }),
     }
+}
+
+/// An operator with the context that hooks make of theirs. Whether operators may come in is not for hooks to say, and
+/// their model is looked for only where it is needed ([`Caller::renewed`]): some tokens tell of no tenant.
+async fn extend(hooks: &Hooks, entrant: &Entrant<'_>, operator: Caller) -> Result<Caller, ApiError> {
+    let entry = Entry {
+        id: entrant.id,
+        token: entrant.token,
+        context: operator.context.as_ref().map(|context| &context.0),
+        signed_by_playground: operator.signed_by_playground,
+        ..Entry::default()
+    };
+    let admission = hooks.admit(&entrant.head(), entry).await?;
+    let context = admission.security_context().cloned().map(SecurityContext);
+    Ok(Caller { context, request: Some(admission.request), ..operator })
 }
 
 async fn admit_by_hooks(

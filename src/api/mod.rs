@@ -322,7 +322,7 @@ static ROUTES: &[Route] = &[
         methods: &[Method::GET],
         path: "/cubejs-system/v1/pre-aggregations",
         access: Access::Operator,
-        handle: |parts, call| async { Ok(system::definitions(parts, call)) }.boxed(),
+        handle: |parts, call| system::definitions(parts, call).boxed(),
     },
     Route {
         methods: &[Method::GET],
@@ -334,7 +334,7 @@ static ROUTES: &[Route] = &[
         methods: &[Method::GET],
         path: "/cubejs-system/v1/pre-aggregations/timezones",
         access: Access::Operator,
-        handle: |parts, _| async { Ok(system::zones(parts)) }.boxed(),
+        handle: |parts, call| system::zones(parts, call).boxed(),
     },
     Route {
         methods: &[Method::POST],

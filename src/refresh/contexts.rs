@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::RefreshParts;
+use super::{RefreshParts, Refresher};
 use crate::hooks::HookError;
 use crate::query::rollups::Rollups;
 use crate::query::tenants::TenantError;
@@ -54,16 +54,30 @@ impl RefreshParts {
 
     async fn charge(&self, context: Value, asked: &[Zone], own: &[Zone]) -> Result<Charge, TenantError> {
         let rollups = self.rollups_of(&context).await?;
-        let given = match &self.hooks {
-            Some(hooks) if asked.is_empty() => hooks.background_zones(&context).await?,
-            _ => None,
-        };
-        let zones = match given {
-            Some(names) => zones(&names)?,
-            None if asked.is_empty() => own.to_vec(),
-            None => asked.to_vec(),
-        };
+        let zones = if asked.is_empty() { self.zones_of(&context, own).await? } else { asked.to_vec() };
         Ok(Charge { context, rollups, zones })
+    }
+
+    /// The zones that a hook gives for a security context, or the server's own.
+    ///
+    /// # Errors
+    /// The hook fails, or names what is no zone.
+    async fn zones_of(&self, context: &Value, own: &[Zone]) -> Result<Vec<Zone>, HookError> {
+        let given = match &self.hooks {
+            Some(hooks) => hooks.background_zones(context).await?,
+            None => None,
+        };
+        given.map_or_else(|| Ok(own.to_vec()), |names| zones(&names))
+    }
+}
+
+impl Refresher {
+    /// The zones that the background builds for where it builds for this security context.
+    ///
+    /// # Errors
+    /// A hook fails, or names what is no zone.
+    pub async fn zones_of(&self, context: &Value) -> Result<Vec<Zone>, HookError> {
+        self.inner.parts.zones_of(context, &self.inner.options.zones).await
     }
 }
 

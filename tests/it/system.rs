@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::events::events_project;
-use crate::server::{JOBS, Reply, SECRET, Server, sign, wait_until};
+use crate::server::{Call, JOBS, Project, Reply, SECRET, Server, sign, wait_until};
 use std::time::Duration;
 
 const OPERATORS: &str = "a secret of operators, long enough as well";
@@ -112,6 +112,118 @@ fn definitions_partitions_and_builds() {
     let ranged = ask(json!({"id": "events.monthly", "refreshRange": ["2024-01-10", "2024-01-20"]}));
     assert_eq!(ranged[0]["partitions"].as_array().map(Vec::len), Some(1));
     assert_eq!(ask(json!({"id": "events.nothing"})), json!([]));
+}
+
+const OF_TENANTS: &str = "
+cubes:
+  - name: orders
+    sql: >
+      SELECT * FROM orders WHERE tenant = '{{ COMPILE_CONTEXT.securityContext.tenant | default('nobody') | safe }}'
+    dimensions:
+      - {name: id, sql: id, type: number, primary_key: true}
+      - {name: at, sql: at, type: time}
+    measures:
+      - {name: total, sql: amount, type: sum}
+    pre_aggregations:
+      - name: of_{{ COMPILE_CONTEXT.securityContext.tenant | default('nobody') | safe }}
+        measures: [total]
+        time_dimension: at
+        granularity: day
+        partition_granularity: month
+";
+
+/// A server with a model for each tenant.
+fn start_of_tenants() -> Server {
+    let project = Project::empty();
+    let orders = "id,tenant,amount,at\n1,acme,10,2024-01-05T10:00:00\n2,bond,20,2024-01-06T10:00:00\n";
+    project.write("data/orders.csv", orders);
+    project.write("model/orders.yml", OF_TENANTS);
+    project.write(
+        "cube.js",
+        "module.exports = {
+           extendContext: (req) => req.headers['x-tenant'] ? { securityContext: { tenant: req.headers['x-tenant'] } } : {},
+           contextToAppId: ({ securityContext }) => {
+             if (!securityContext.tenant) throw new Error('no tenant');
+             return `app_${securityContext.tenant}`;
+           },
+           preAggregationsSchema: ({ securityContext }) => `stored_${securityContext.tenant}`,
+           scheduledRefreshContexts: () => ['acme', 'bond'].map((tenant) => ({ securityContext: { tenant } })),
+           scheduledRefreshTimeZones: ({ securityContext }) =>
+             securityContext.tenant === 'acme' ? ['Europe/Berlin'] : ['Mars/Base'],
+         }",
+    );
+    Server::start_with(&project, &[("CUBEJS_PLAYGROUND_AUTH_SECRET", OPERATORS)])
+}
+
+/// A call of an operator whose token tells this context.
+fn call_as<'s>(server: &'s Server, context: &Value, method: &str, path: &str) -> Call<'s> {
+    server.call(method, &format!("{BASE}{path}")).token(&sign(context, OPERATORS))
+}
+
+/// The context of an operator's token decides which model is seen and built, as it does for every other caller.
+#[test]
+fn operators_build_the_model_of_the_context_that_their_token_tells() {
+    let server = start_of_tenants();
+    for (tenant, other, total) in [("acme", "bond", "10"), ("bond", "acme", "20")] {
+        let post = |path: &str, query: &Value| {
+            let path = format!("/pre-aggregations{path}");
+            call_as(&server, &json!({ "tenant": tenant }), "POST", &path).json(&json!({ "query": query })).send()
+        };
+        let told = |path: &str, query: &Value| {
+            let reply = post(path, query);
+            assert_eq!(reply.status, 200, "{tenant} {path}: {}", reply.body);
+            reply.value()
+        };
+        let id = format!("orders.of_{tenant}");
+        let rollup = json!({"timezones": ["UTC"], "preAggregations": [{ "id": id }]});
+        let partition = || told("/partitions", &rollup)["preAggregationPartitions"][0]["partitions"][0].clone();
+        let before = partition();
+        assert_eq!(before["tableName"], json!(format!("stored_{tenant}.orders_of_{tenant}20240101")));
+        assert_eq!(before["versionEntries"], json!([]));
+        assert_eq!(told("/build", &rollup), json!({"result": true}));
+        let version = wait_until("the build", Duration::from_secs(60), || {
+            let version = partition()["versionEntries"][0].clone();
+            version.is_object().then_some(version)
+        });
+        let shown = told("/preview", &json!({"preAggregationId": id, "timezone": "UTC", "versionEntry": version}));
+        assert_eq!(shown["preview"]["data"][0]["orders__total"], json!(total), "{shown}");
+
+        let others = json!({"timezones": ["UTC"], "preAggregations": [{"id": format!("orders.of_{other}")}]});
+        assert_eq!(told("/partitions", &others)["preAggregationPartitions"], json!([]));
+        let reply = post("/build", &others);
+        let nothing = "A user's selector doesn't match any of the pre-aggregations defined in the data model.";
+        assert_eq!((reply.status, reply.error().as_str()), (400, nothing));
+    }
+}
+
+#[test]
+fn operators_see_the_rollups_and_zones_of_their_context() {
+    let server = start_of_tenants();
+    let get = |context: &Value, path: &str| call_as(&server, context, "GET", path).send();
+    // What needs no model is there for every operator.
+    let contexts = get(&json!({}), "/pre-aggregations/security-contexts").value();
+    assert_eq!(contexts, json!({"securityContexts": [{"tenant": "acme"}, {"tenant": "bond"}]}));
+    assert_eq!(get(&json!({}), "/context").status, 200);
+    let reply = get(&json!({}), "/pre-aggregations");
+    assert_eq!((reply.status, reply.error().as_str()), (500, "Error: no tenant"));
+
+    let ids = |definitions: &Value| -> Vec<Value> {
+        definitions["preAggregations"].as_array().into_iter().flatten().map(|entry| entry["id"].clone()).collect()
+    };
+    for tenant in ["acme", "bond"] {
+        let expected = [json!(format!("orders.of_{tenant}"))];
+        assert_eq!(ids(&get(&json!({ "tenant": tenant }), "/pre-aggregations").value()), expected);
+        let extended = call_as(&server, &json!({}), "GET", "/pre-aggregations").header("x-tenant", tenant).send();
+        assert_eq!(ids(&extended.value()), expected, "as the hook extends the context");
+    }
+
+    let zones = |tenant: &str| get(&json!({ "tenant": tenant }), "/pre-aggregations/timezones");
+    assert_eq!(zones("acme").value(), json!({"timezones": ["Europe/Berlin"]}));
+    let unzoned = json!({"query": {"preAggregations": [{"id": "orders.of_acme"}]}});
+    let shown = call_as(&server, &json!({"tenant": "acme"}), "POST", "/pre-aggregations/partitions").json(&unzoned);
+    assert_eq!(shown.send().value()["preAggregationPartitions"][0]["timezones"], json!(["Europe/Berlin"]));
+    let text = "Error: scheduledRefreshTimeZones of cube.js gave 'Mars/Base', which is no time zone";
+    assert_eq!((zones("bond").status, zones("bond").error().as_str()), (500, text));
 }
 
 #[test]

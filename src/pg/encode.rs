@@ -40,6 +40,24 @@ pub(super) fn type_of(data_type: &DataType) -> Type {
     }
 }
 
+/// The type of a parameter on the wire. Arrays are taken, and given as texts only.
+pub(super) fn type_of_parameter(data_type: &DataType) -> Type {
+    let DataType::List(item) = data_type else { return type_of(data_type) };
+    match type_of(item.data_type()) {
+        Type::BOOL => Type::BOOL_ARRAY,
+        Type::INT2 => Type::INT2_ARRAY,
+        Type::INT4 => Type::INT4_ARRAY,
+        Type::INT8 => Type::INT8_ARRAY,
+        Type::FLOAT4 => Type::FLOAT4_ARRAY,
+        Type::FLOAT8 => Type::FLOAT8_ARRAY,
+        Type::NUMERIC => Type::NUMERIC_ARRAY,
+        Type::TIMESTAMP => Type::TIMESTAMP_ARRAY,
+        Type::TIMESTAMPTZ => Type::TIMESTAMPTZ_ARRAY,
+        Type::DATE => Type::DATE_ARRAY,
+        _ => Type::TEXT_ARRAY,
+    }
+}
+
 fn size_of(pg_type: &Type) -> i16 {
     match *pg_type {
         Type::BOOL => 1,

@@ -16,6 +16,19 @@ pub(super) fn fatal(code: &str, text: impl Into<String>) -> PgWireError {
     PgWireError::UserError(Box::new(ErrorInfo::new("FATAL".to_owned(), code.to_owned(), text.into())))
 }
 
+/// The code of an error that a value causes while a statement runs, by the engine's text.
+fn of_value(text: &str) -> &'static str {
+    if text == "division by zero" {
+        "22012"
+    } else if text.contains("Cannot cast string") || text.contains("Error parsing") {
+        "22P02"
+    } else if text.contains("verflow") {
+        "22003"
+    } else {
+        "XX000"
+    }
+}
+
 /// The code of an error of SQL.
 fn code(error: &SqlError) -> &'static str {
     let of_text = |text: &str| {
@@ -25,6 +38,8 @@ fn code(error: &SqlError) -> &'static str {
             "42P01"
         } else if text.contains("No field named") || text.contains("column") {
             "42703"
+        } else if text.starts_with("Invalid function") {
+            "42883"
         } else if text.starts_with("not supported") {
             "0A000"
         } else {
@@ -35,8 +50,7 @@ fn code(error: &SqlError) -> &'static str {
         SqlError::Syntax(_) => "42601",
         SqlError::Refused(_) => "0A000",
         SqlError::Engine(EngineError::Plan(text)) => of_text(text),
-        SqlError::Engine(EngineError::Execution(text)) if text == "division by zero" => "22012",
-        SqlError::Engine(EngineError::Execution(_)) => "XX000",
+        SqlError::Engine(EngineError::Execution(text)) => of_value(text),
         SqlError::Engine(EngineError::ResourcesExhausted(_)) => "53200",
         SqlError::Query(QueryError::LimitExceeded) => "54000",
         SqlError::Query(QueryError::Engine(EngineError::ResourcesExhausted(_))) => "53200",

@@ -7,6 +7,7 @@ mod fault;
 mod login;
 mod parameters;
 mod session;
+mod settings;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,10 +1,9 @@
 //! Statements of a connection: settings, transactions that change nothing, queries.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use futures::stream::StreamExt as _;
@@ -13,75 +12,35 @@ use pgwire::api::portal::{Format, Portal};
 use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::results::{FieldInfo, QueryResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
-use pgwire::api::store::PortalStore;
-use pgwire::api::{ClientInfo, ClientPortalStore, METADATA_DATABASE, Type};
+use pgwire::api::store::{Entry, PortalStore};
+use pgwire::api::{ClientInfo, ClientPortalStore, DEFAULT_NAME, METADATA_DATABASE, Type};
 use pgwire::error::{PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::DataRow;
+use pgwire::messages::extendedquery::Execute;
 use pgwire::messages::response::TransactionStatus;
+use pgwire::messages::simplequery::Query;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::encode::{described, rows, type_of};
+use super::encode::{described, rows, type_of_parameter};
 use super::fault::{fatal, fault};
 use super::parameters::constant;
+use super::settings::Settings;
 use super::{Login, PgParts};
-use crate::sql::{Bound, Command, OutputField, Prepared, SERVER_VERSION, Session, commands};
-use crate::time::{Zone, spoken_duration};
-
-/// Settings that are told, and their values where a session has not set them.
-const SETTINGS: [(&str, &str); 16] = [
-    ("application_name", ""),
-    ("bytea_output", "hex"),
-    ("client_encoding", "UTF8"),
-    ("client_min_messages", "notice"),
-    ("datestyle", "ISO, MDY"),
-    ("default_transaction_isolation", "read committed"),
-    ("extra_float_digits", "1"),
-    ("integer_datetimes", "on"),
-    ("intervalstyle", "postgres"),
-    ("max_identifier_length", "63"),
-    ("search_path", "public"),
-    ("server_encoding", "UTF8"),
-    ("standard_conforming_strings", "on"),
-    ("statement_timeout", "0"),
-    ("transaction_isolation", "read committed"),
-    ("transaction_read_only", "on"),
-];
-
-/// What a session has set.
-#[derive(Debug, Default)]
-struct Set(Mutex<BTreeMap<String, String>>);
-
-impl Set {
-    fn of<C: ClientInfo>(client: &C) -> Arc<Self> {
-        client.session_extensions().get_or_insert_with(Self::default)
-    }
-
-    fn get(&self, name: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    fn put(&self, name: String, value: Option<String>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match value {
-            Some(value) => all.insert(name, value),
-            None => all.remove(&name),
-        };
-    }
-
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
+use crate::sql::{Bound, Command, OutputField, Prepared, Session, commands};
+use crate::time::spoken_duration;
 
 /// A statement of the extended protocol.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     command: Command,
-    /// Of queries.
+    /// Of queries, and of those that are to be explained.
     prepared: Option<Prepared>,
 }
+
+/// The column of an explanation.
+const QUERY_PLAN: &str = "QUERY PLAN";
 
 /// Answers the statements of all connections.
 pub(super) struct SessionHandler {
@@ -109,7 +68,8 @@ impl SessionHandler {
         if self.running.is_closed() {
             return Err(fatal("57P01", "terminating connection due to administrator command"));
         }
-        if client.transaction_status() == TransactionStatus::Error && !matches!(command, Command::End(_)) {
+        let ends = matches!(command, Command::Commit | Command::Rollback | Command::RollBackTo);
+        if client.transaction_status() == TransactionStatus::Error && !ends {
             let text = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(fault("25P02", text));
         }
@@ -124,14 +84,19 @@ impl SessionHandler {
         let database = client.metadata().get(METADATA_DATABASE).cloned();
         Ok(Session {
             database: database.filter(|name| !name.is_empty()).unwrap_or_else(|| "db".to_owned()),
-            zone: Set::of(client).get("timezone").and_then(|name| zone(&name)),
+            zone: Settings::of(client).zone(),
             ..session
         })
     }
 
-    /// Within the time that a statement has.
-    async fn timed<T>(&self, work: impl Future<Output = PgWireResult<T>> + Send) -> PgWireResult<T> {
-        let limit = self.parts.query_timeout;
+    /// Within the time that a statement of a client has.
+    async fn timed<C: ClientInfo + Sync, T>(
+        &self,
+        client: &C,
+        work: impl Future<Output = PgWireResult<T>> + Send,
+    ) -> PgWireResult<T> {
+        let own = Settings::of(client).statement_timeout();
+        let limit = own.map_or(self.parts.query_timeout, |own| own.min(self.parts.query_timeout));
         let timed = tokio::time::timeout(limit, work).await;
         timed.unwrap_or_else(|_elapsed| {
             Err(fault(
@@ -141,10 +106,21 @@ impl SessionHandler {
         })
     }
 
-    /// Runs a query to its first rows.
-    async fn query(&self, bound: Bound, format: &Format, token: TaskTrackerToken) -> PgWireResult<Response> {
+    /// Runs a query to its first rows, or explains it.
+    async fn query<C: ClientInfo + Sync>(
+        &self,
+        client: &C,
+        command: &Command,
+        bound: Bound,
+        format: &Format,
+        token: TaskTrackerToken,
+    ) -> PgWireResult<Response> {
+        if matches!(command, Command::Explain(_)) {
+            let lines = self.timed(client, async { Ok(self.parts.sql.account(&bound).await?) }).await?;
+            return texts(&[QUERY_PLAN], lines.into_iter().map(|line| vec![line]).collect(), format, "EXPLAIN");
+        }
         let fields = Arc::new(described(&bound.fields, format));
-        let started = self.timed(async {
+        let started = self.timed(client, async {
             let mut batches = self.parts.sql.run(&bound).await?.batches.fuse();
             // Until then a statement can be cancelled, and its faults end it.
             let first = batches.next().await.transpose()?;
@@ -158,71 +134,82 @@ impl SessionHandler {
 
     /// Runs a command that is no query.
     fn command<C: ClientInfo>(client: &C, command: &Command, format: &Format) -> PgWireResult<Response> {
-        let set = Set::of(client);
+        let settings = Settings::of(client);
+        let failed = client.transaction_status() == TransactionStatus::Error;
+        let done = |word: &str| Response::Execution(Tag::new(word));
         Ok(match command {
             Command::Begin => Response::TransactionStart(Tag::new("BEGIN")),
-            Command::End(word) => Response::TransactionEnd(Tag::new(word)),
-            Command::Idle(word) => {
-                if *word == "DISCARD ALL" || *word == "RESET" {
-                    set.clear();
-                }
-                Response::Execution(Tag::new(word))
+            // What has failed is not committed, and says so.
+            Command::Commit if !failed => Response::TransactionEnd(Tag::new("COMMIT")),
+            Command::Commit | Command::Rollback => Response::TransactionEnd(Tag::new("ROLLBACK")),
+            // One that has failed was taken up again before.
+            Command::RollBackTo if client.transaction_status() != TransactionStatus::Idle => {
+                Response::TransactionStart(Tag::new("ROLLBACK"))
             }
+            Command::RollBackTo => {
+                return Err(fault("25P01", "ROLLBACK TO SAVEPOINT can only be used in transaction blocks"));
+            }
+            Command::Discard => {
+                settings.reset();
+                done("DISCARD ALL")
+            }
+            Command::Idle(word) => done(word),
             Command::Set(name, value) => {
-                if name == "timezone"
-                    && let Some(value) = value
-                    && zone(value).is_none()
-                {
-                    return Err(fault("22023", format!("invalid value for parameter \"TimeZone\": \"{value}\"")));
+                settings.put(name, value.as_deref())?;
+                done("SET")
+            }
+            Command::Reset(name) => {
+                match name {
+                    Some(name) => settings.put(name, None)?,
+                    None => settings.reset(),
                 }
-                set.put(name.clone(), value.clone());
-                Response::Execution(Tag::new("SET"))
+                done("RESET")
             }
-            Command::Show(name) => {
-                let value = shown(&set, name)?;
-                let fields = Arc::new(described(&[shown_field(name)], format));
-                let values: arrow::array::ArrayRef = Arc::new(StringArray::from(vec![value]));
-                let batch = RecordBatch::try_from_iter([(name.as_str(), values)]);
-                let made = batch.and_then(|batch| rows(&batch, &fields));
-                let made = made.map_err(|error| fault("XX000", error.to_string()))?;
-                let mut response = QueryResponse::new(fields, futures::stream::iter(made.into_iter().map(Ok)));
-                response.set_command_tag("SHOW");
-                Response::Query(response)
+            Command::Show(name) if name == "all" => {
+                let row = |(name, value)| vec![name, value, String::new()];
+                texts(&SHOWN_OF_ALL, settings.all().into_iter().map(row).collect(), format, "SHOW")?
             }
-            Command::Query(_) => return Err(fault("XX000", "a query is no command")),
+            Command::Show(name) => texts(&[name], vec![vec![settings.shown(name)?]], format, "SHOW")?,
+            Command::Query(_) | Command::Explain(_) => return Err(fault("XX000", "a query is no command")),
         })
     }
 
     async fn simple<C: ClientInfo + Send + Sync>(&self, client: &C, command: &Command) -> PgWireResult<Response> {
         let token = self.begin(client, command)?;
-        let Command::Query(parsed) = command else { return Self::command(client, command, &Format::UnifiedText) };
+        let (Command::Query(parsed) | Command::Explain(parsed)) = command else {
+            return Self::command(client, command, &Format::UnifiedText);
+        };
         let session = Self::session(&self.parts, client).await?;
-        let bound = self.timed(async {
+        let bound = self.timed(client, async {
             let prepared = self.parts.sql.prepare_parsed(&session, parsed.as_ref().clone()).await?;
             Ok(self.parts.sql.bind(&session, &prepared, Vec::new()).await?)
         });
         let bound = bound.await?;
-        self.query(bound, &Format::UnifiedText, token).await
+        self.query(client, command, bound, &Format::UnifiedText, token).await
     }
 }
 
-fn zone(name: &str) -> Option<Zone> {
-    Zone::from_str_insensitive(name).ok()
+/// The columns of `SHOW ALL`.
+const SHOWN_OF_ALL: [&str; 3] = ["name", "setting", "description"];
+
+/// Columns of texts.
+fn text_fields(names: &[&str], format: &Format) -> Vec<FieldInfo> {
+    let field = |name: &&str| OutputField { name: (*name).to_owned(), data_type: DataType::Utf8, member: None };
+    described(&names.iter().map(field).collect::<Vec<_>>(), format)
 }
 
-fn shown(set: &Set, name: &str) -> PgWireResult<String> {
-    let preset = || match name {
-        "server_version" => Some(SERVER_VERSION.to_owned()),
-        "server_version_num" => Some("140002".to_owned()),
-        "timezone" => Some("UTC".to_owned()),
-        _ => SETTINGS.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()),
+/// Rows of texts.
+fn texts(names: &[&str], found: Vec<Vec<String>>, format: &Format, tag: &str) -> PgWireResult<Response> {
+    let fields = Arc::new(text_fields(names, format));
+    let column = |(at, name): (usize, &&str)| {
+        let values: StringArray = found.iter().map(|row| row.get(at).map(String::as_str)).collect();
+        ((*name).to_owned(), Arc::new(values) as ArrayRef)
     };
-    let value = set.get(name).or_else(preset);
-    value.ok_or_else(|| fault("42704", format!("unrecognized configuration parameter \"{name}\"")))
-}
-
-fn shown_field(name: &str) -> OutputField {
-    OutputField { name: name.to_owned(), data_type: DataType::Utf8, member: None }
+    let batch = RecordBatch::try_from_iter(names.iter().enumerate().map(column));
+    let made = batch.and_then(|batch| rows(&batch, &fields)).map_err(|error| fault("XX000", error.to_string()))?;
+    let mut response = QueryResponse::new(fields, futures::stream::iter(made.into_iter().map(Ok)));
+    response.set_command_tag(tag);
+    Ok(Response::Query(response))
 }
 
 /// Rows of batches.
@@ -245,6 +232,21 @@ fn encoded(
 
 #[async_trait]
 impl SimpleQueryHandler for SessionHandler {
+    async fn on_query<C>(&self, client: &mut C, query: Query) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if client.transaction_status() == TransactionStatus::Error
+            && commands(&query.query).is_ok_and(|commands| matches!(commands.first(), Some(Command::RollBackTo)))
+        {
+            client.set_transaction_status(TransactionStatus::Transaction);
+        }
+        self._on_query(client, query).await
+    }
+
     async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
@@ -285,7 +287,7 @@ impl QueryParser for Planner {
             return Err(fault("42601", "cannot insert multiple commands into a prepared statement"));
         }
         let prepared = match &command {
-            Command::Query(parsed) => {
+            Command::Query(parsed) | Command::Explain(parsed) => {
                 let session = SessionHandler::session(&self.0, client).await?;
                 Some(self.0.sql.prepare_parsed(&session, parsed.as_ref().clone()).await?)
             }
@@ -297,14 +299,16 @@ impl QueryParser for Planner {
     fn get_parameter_types(&self, stored: &Arc<Stored>) -> PgWireResult<Vec<Type>> {
         let Some(prepared) = &stored.prepared else { return Ok(Vec::new()) };
         let types = prepared.parameters()?;
-        Ok(types.into_iter().map(|known| known.map_or(Type::TEXT, |known| type_of(&known))).collect())
+        Ok(types.into_iter().map(|known| known.map_or(Type::TEXT, |known| type_of_parameter(&known))).collect())
     }
 
     fn get_result_schema(&self, stored: &Arc<Stored>, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
         let format = format.unwrap_or(&Format::UnifiedText);
         Ok(match (&stored.prepared, &stored.command) {
+            (_, Command::Explain(_)) => text_fields(&[QUERY_PLAN], format),
             (Some(prepared), _) => described(&prepared.fields(), format),
-            (None, Command::Show(name)) => described(&[shown_field(name)], format),
+            (None, Command::Show(name)) if name == "all" => text_fields(&SHOWN_OF_ALL, format),
+            (None, Command::Show(name)) => text_fields(&[name], format),
             (None, _) => Vec::new(),
         })
     }
@@ -317,6 +321,23 @@ impl ExtendedQueryHandler for SessionHandler {
 
     fn query_parser(&self) -> Arc<Planner> {
         Arc::new(Planner(self.parts.clone()))
+    }
+
+    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Arc<Stored>>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let portal = client.portal_store().get_portal(message.name.as_deref().unwrap_or(DEFAULT_NAME));
+        if client.transaction_status() == TransactionStatus::Error
+            && let Some(Entry::Value(portal)) = portal
+            && matches!(portal.statement.statement.command, Command::RollBackTo)
+        {
+            client.set_transaction_status(TransactionStatus::Transaction);
+        }
+        self._on_execute(client, message).await
     }
 
     async fn do_query<C>(&self, client: &mut C, portal: &Portal<Arc<Stored>>, _rows: usize) -> PgWireResult<Response>
@@ -347,12 +368,12 @@ impl ExtendedQueryHandler for SessionHandler {
         let values = portal.parameters.iter().enumerate().take(known.len()).map(|(at, bytes)| {
             let inferred = known.get(at).and_then(Option::as_ref);
             let given = types.get(at).cloned().flatten().filter(|given| *given != Type::UNKNOWN);
-            let given = given.unwrap_or_else(|| inferred.map_or(Type::TEXT, type_of));
+            let given = given.unwrap_or_else(|| inferred.map_or(Type::TEXT, type_of_parameter));
             constant(bytes.as_deref(), portal.parameter_format.is_binary(at), &given, inferred)
         });
         let values = values.collect::<PgWireResult<Vec<_>>>()?;
         let session = Self::session(&self.parts, client).await?;
-        let bound = self.timed(async { Ok(self.parts.sql.bind(&session, prepared, values).await?) }).await?;
-        self.query(bound, &portal.result_column_format, token).await
+        let bound = self.timed(client, async { Ok(self.parts.sql.bind(&session, prepared, values).await?) }).await?;
+        self.query(client, &stored.command, bound, &portal.result_column_format, token).await
     }
 }

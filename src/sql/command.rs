@@ -2,7 +2,7 @@
 //! change nothing here.
 
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{Expr, Set, Statement, Value};
+use datafusion::sql::sqlparser::ast::{DiscardObject, Expr, Reset, Set, Statement, Value};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
@@ -13,14 +13,24 @@ use super::SqlError;
 pub enum Command {
     /// A query; everything that is none of the others is tried as one.
     Query(Box<Parsed>),
+    /// `EXPLAIN query`
+    Explain(Box<Parsed>),
     /// `SET name = value`; the default where none.
     Set(String, Option<String>),
     /// `SHOW name`
     Show(String),
+    /// `RESET name`; all where none.
+    Reset(Option<String>),
+    /// `DISCARD ALL`
+    Discard,
     /// `BEGIN`
     Begin,
-    /// `COMMIT`, `ROLLBACK`: the word.
-    End(&'static str),
+    /// `COMMIT`
+    Commit,
+    /// `ROLLBACK`
+    Rollback,
+    /// `ROLLBACK TO SAVEPOINT name`
+    RollBackTo,
     /// A command without effect here: its word.
     Idle(&'static str),
 }
@@ -51,11 +61,19 @@ pub fn commands(text: &str) -> Result<Vec<Command>, SqlError> {
     if parsed.len() > MOST_STATEMENTS {
         return Err(SqlError::Refused(format!("at most {MOST_STATEMENTS} statements are taken at once")));
     }
-    Ok(parsed.into_iter().map(command).collect())
+    parsed.into_iter().map(command).collect()
 }
 
-fn command(statement: Statement) -> Command {
-    match statement {
+fn command(statement: Statement) -> Result<Command, SqlError> {
+    Ok(match statement {
+        Statement::Explain { analyze, options, format, statement, .. } => {
+            if analyze || format.is_some() || options.is_some() {
+                let text =
+                    "EXPLAIN is taken without ANALYZE, FORMAT and options: it tells where the answer would come from";
+                return Err(SqlError::Refused(text.to_owned()));
+            }
+            Command::Explain(Box::new(Parsed(EngineStatement::Statement(statement))))
+        }
         Statement::Set(set) => match set {
             Set::SingleAssignment { variable, values, .. } => {
                 let values: Vec<String> = values.iter().map(text_of).collect();
@@ -80,19 +98,24 @@ fn command(statement: Statement) -> Command {
                 _ => name,
             })
         }
-        Statement::Reset(_) => Command::Idle("RESET"),
+        Statement::Reset(reset) => Command::Reset(match reset.reset {
+            Reset::ALL => None,
+            Reset::ConfigurationParameter(name) => Some(name.to_string().to_lowercase()),
+        }),
         Statement::StartTransaction { .. } => Command::Begin,
-        Statement::Commit { .. } => Command::End("COMMIT"),
-        Statement::Rollback { .. } => Command::End("ROLLBACK"),
+        Statement::Commit { .. } => Command::Commit,
+        Statement::Rollback { savepoint: Some(_), .. } => Command::RollBackTo,
+        Statement::Rollback { .. } => Command::Rollback,
         Statement::Savepoint { .. } => Command::Idle("SAVEPOINT"),
         Statement::ReleaseSavepoint { .. } => Command::Idle("RELEASE"),
-        Statement::Discard { .. } => Command::Idle("DISCARD ALL"),
+        Statement::Discard { object_type: DiscardObject::ALL } => Command::Discard,
+        Statement::Discard { .. } => Command::Idle("DISCARD"),
         Statement::Deallocate { .. } => Command::Idle("DEALLOCATE"),
         Statement::Close { .. } => Command::Idle("CLOSE CURSOR"),
         Statement::LISTEN { .. } => Command::Idle("LISTEN"),
         Statement::UNLISTEN { .. } => Command::Idle("UNLISTEN"),
         other => Command::Query(Box::new(Parsed(EngineStatement::Statement(Box::new(other))))),
-    }
+    })
 }
 
 /// A value of a setting, without quotes.
@@ -121,16 +144,22 @@ mod tests {
         let said = |text: &str| {
             let words = commands(text).expect("it parses").into_iter().map(|command| match command {
                 Command::Query(_) => "query".to_owned(),
+                Command::Explain(_) => "explain".to_owned(),
                 Command::Set(name, value) => format!("{name}={}", value.unwrap_or_default()),
                 Command::Show(name) => format!("show {name}"),
+                Command::Reset(name) => format!("reset {}", name.unwrap_or_default()),
+                Command::Discard => "discard".to_owned(),
                 Command::Begin => "begin".to_owned(),
-                Command::End(word) | Command::Idle(word) => word.to_owned(),
+                Command::Commit => "commit".to_owned(),
+                Command::Rollback => "rollback".to_owned(),
+                Command::RollBackTo => "back to".to_owned(),
+                Command::Idle(word) => word.to_owned(),
             });
             words.collect::<Vec<_>>().join(" ")
         };
         assert_eq!(said("SELECT 1; SELECT ';'"), "query query");
-        assert_eq!(said("BEGIN; SELECT 1; COMMIT"), "begin query COMMIT");
-        assert_eq!(said("BEGIN ISOLATION LEVEL READ COMMITTED; ROLLBACK"), "begin ROLLBACK");
+        assert_eq!(said("BEGIN; SELECT 1; COMMIT"), "begin query commit");
+        assert_eq!(said("BEGIN ISOLATION LEVEL READ COMMITTED; ROLLBACK"), "begin rollback");
         assert_eq!(said("SET TIME ZONE 'Europe/Berlin'"), "timezone=Europe/Berlin");
         assert_eq!(
             said("SHOW TRANSACTION ISOLATION LEVEL; SHOW TIME ZONE"),
@@ -138,7 +167,13 @@ mod tests {
         );
         assert_eq!(said("SET timezone TO 'UTC'; SET extra_float_digits = 3"), "timezone=UTC extra_float_digits=3");
         assert_eq!(said("SET search_path TO DEFAULT"), "search_path=");
-        assert_eq!(said("SHOW TIME ZONE; DISCARD ALL; "), "show timezone DISCARD ALL");
+        assert_eq!(said("SHOW TIME ZONE; DISCARD ALL; "), "show timezone discard");
+        assert_eq!(said("SAVEPOINT a; ROLLBACK TO SAVEPOINT a; ROLLBACK TO a"), "SAVEPOINT back to back to");
+        assert_eq!(said("RESET Search_Path; RESET ALL; DISCARD PLANS"), "reset search_path reset  DISCARD");
+        assert_eq!(said("EXPLAIN SELECT 1; DEALLOCATE ALL; SHOW ALL"), "explain DEALLOCATE show all");
+        for refused in ["EXPLAIN ANALYZE SELECT 1", "EXPLAIN (ANALYZE) SELECT 1", "EXPLAIN FORMAT JSON SELECT 1"] {
+            assert!(commands(refused).is_err(), "{refused}");
+        }
         assert!(commands("SELEC 1").is_err());
         assert!(commands(&"SELECT 1;".repeat(101)).is_err());
     }

@@ -5,6 +5,7 @@
 //! these into requests, which go the way of all requests, policies and rollups included; [`run`] puts their rows in
 //! place and leaves the rest to the engine. A plan that is one question as a whole never meets the engine's rows.
 
+mod account;
 mod aggregate;
 mod ask;
 mod catalog;
@@ -12,6 +13,7 @@ mod command;
 mod filter;
 mod functions;
 mod leaf;
+mod lists;
 mod names;
 mod relation;
 mod rewrite;
@@ -49,6 +51,7 @@ use crate::query::rollups::{CurrentModel, Rollups};
 use crate::time::{Clock, Zone, utc_to_local};
 
 pub use self::command::{Command, Parsed, commands};
+pub use self::lists::items;
 pub use self::run::{Preview, SqlAnswer};
 pub(crate) use self::system::SERVER_VERSION;
 
@@ -240,7 +243,8 @@ impl Prepared {
     /// # Errors
     /// The statement uses one parameter with two types.
     pub fn parameters(&self) -> Result<Vec<Option<ArrowType>>, SqlError> {
-        let types: HashMap<String, Option<ArrowType>> = self.plan.get_parameter_types()?;
+        let mut types: HashMap<String, Option<ArrowType>> = self.plan.get_parameter_types()?;
+        types.extend(lists::array_parameters(&self.plan)?.into_iter().map(|(name, array)| (name, Some(array))));
         let number = |name: &String| name.trim_start_matches('$').parse::<usize>().ok();
         let most = types.keys().filter_map(number).max().unwrap_or(0).min(u16::MAX.into());
         let mut found = vec![None; most];
@@ -310,6 +314,7 @@ fn find_questions(
     values: Vec<ScalarValue>,
 ) -> Result<(Work, Vec<OutputField>), SqlError> {
     let plan = if values.is_empty() { plan } else { plan.with_param_values(values)? };
+    let plan = lists::spread(plan)?;
     let plan = functions::set_clock(plan, local_now)?;
     let names: Vec<(String, ArrowType)> =
         plan.schema().fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();

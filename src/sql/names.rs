@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr,
-    Statement as SqlStatement, TableFactor, Value, VisitMut as _, VisitorMut,
+    FunctionArgumentList, FunctionArguments, Ident, Join, JoinOperator, ObjectName, ObjectNamePart, Query, SelectItem,
+    SetExpr, Statement as SqlStatement, TableFactor, Value, VisitMut as _, VisitorMut,
 };
 
-use super::system;
+use super::{lists, system};
 
 /// Rewrites a statement. Unquoted names that are known with capitals keep them.
 pub(super) fn rewrite(statement: &mut Statement, known: &HashSet<String>) {
@@ -82,13 +82,28 @@ impl VisitorMut for NoArrays {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Function(Function { name, args: FunctionArguments::Subquery(_), .. }) = expr
-            && last_name(name).is_some_and(|name| name == "array")
-        {
-            *expr = Expr::Array(Array { elem: vec![no_text()], named: true });
+        if array_of(expr).is_some() {
+            *expr = nothing();
         }
         ControlFlow::Continue(())
     }
+}
+
+/// The query of `ARRAY(SELECT ...)`.
+fn array_of(expr: &Expr) -> Option<&Query> {
+    match expr {
+        Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
+            if last_name(name).is_some_and(|name| name == "array") =>
+        {
+            Some(query)
+        }
+        _ => None,
+    }
+}
+
+/// An array of nothing.
+fn nothing() -> Expr {
+    Expr::Array(Array { elem: vec![no_text()], named: true })
 }
 
 /// The expression that is cast.
@@ -133,16 +148,21 @@ fn no_text() -> Expr {
     }
 }
 
-/// Whether a query reads nothing but tables of the catalog that are always empty.
+/// Whether a query has no rows, because it joins others to a table of the catalog that is always empty, or to the options
+/// of tables, which have none.
 fn reads_nothing(query: &Query) -> bool {
     let SetExpr::Select(select) = query.body.as_ref() else { return false };
     let empty = |factor: &TableFactor| match factor {
         TableFactor::Table { name, .. } => {
-            name.0.first().is_some_and(is_catalog) && last_name(name).is_some_and(|name| system::is_always_empty(&name))
+            let is_empty = |name: String| system::is_always_empty(&name) || name == "unnest";
+            name.0.first().is_some_and(is_catalog) && last_name(name).is_some_and(is_empty)
         }
         _ => false,
     };
-    select.from.iter().any(|from| empty(&from.relation) && from.joins.is_empty())
+    let inner = |join: &Join| {
+        matches!(join.join_operator, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::Left(_))
+    };
+    select.from.iter().any(|from| empty(&from.relation) && from.joins.iter().all(inner))
 }
 
 impl VisitorMut for Rewriter<'_> {
@@ -207,6 +227,12 @@ impl VisitorMut for Rewriter<'_> {
             Expr::Subquery(query) if reads_nothing(query) => {
                 *expr = no_text();
             }
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => {
+                if let Some(plain) = lists::in_list(expr).or_else(|| lists::not_any(expr)) {
+                    *expr = plain;
+                }
+            }
+            expr if array_of(expr).is_some_and(reads_nothing) => *expr = nothing(),
             _ => {}
         }
         ControlFlow::Continue(())

@@ -83,10 +83,33 @@ impl SqlService {
     /// See [`SqlError`].
     pub async fn preview(&self, bound: &Bound) -> Result<Preview, SqlError> {
         let Work::Question(relation) = &bound.work else { return Ok(Preview::Above) };
-        let mut query = self.query(bound, relation, &relation.columns).await?;
+        Ok(Preview::Question(Box::new(self.preview_of(bound, relation, &relation.columns).await?)))
+    }
+
+    /// What the question that a relation is would run.
+    pub(super) async fn preview_of(
+        &self,
+        bound: &Bound,
+        relation: &Relation,
+        wanted: &[Column],
+    ) -> Result<SqlPreview, SqlError> {
+        let mut query = self.query(bound, relation, wanted).await?;
         query.limit = query.limit.or((!self.options.unbounded).then_some(self.limits.max_rows));
-        let preview = self.queries.preview(&bound.current, &bound.snapshot, &query)?;
-        Ok(Preview::Question(Box::new(preview)))
+        Ok(self.queries.preview(&bound.current, &bound.snapshot, &query)?)
+    }
+
+    /// The columns of each leaf that a plan reads, by position; none for leaves that it does not read.
+    pub(super) async fn needed(
+        &self,
+        bound: &Bound,
+        plan: &LogicalPlan,
+        leaves: &[Leaf],
+    ) -> Result<Vec<Option<BTreeSet<usize>>>, SqlError> {
+        if leaves.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (state, plan, leaves) = (Arc::clone(&bound.state), plan.clone(), leaves.len());
+        self.queries.engine.on_threads(async move { needed_columns(&state, &plan, leaves) }).await?
     }
 
     /// The question that a relation is. Its limit is the relation's own, or that of who changes questions.
@@ -140,13 +163,7 @@ impl SqlService {
     /// Asks the questions of a plan, and runs it over their rows.
     async fn work(&self, bound: &Bound, plan: &LogicalPlan, leaves: &[Leaf]) -> Result<SqlAnswer, SqlError> {
         self.check_limit(top_limit(plan))?;
-        let (state, planned) = (Arc::clone(&bound.state), plan.clone());
-        let needed = if leaves.is_empty() {
-            Vec::new()
-        } else {
-            let leaves = leaves.len();
-            self.queries.engine.on_threads(async move { needed_columns(&state, &planned, leaves) }).await??
-        };
+        let needed = self.needed(bound, plan, leaves).await?;
         let asked = needed.iter().enumerate().filter_map(|(id, columns)| Some((leaves.get(id)?, columns.as_ref()?)));
         let asked = asked.map(|(leaf, columns)| Box::pin(self.ask(bound, leaf, columns)));
         let answers = futures::future::try_join_all(asked).await?;

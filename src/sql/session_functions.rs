@@ -21,7 +21,7 @@ pub(super) struct Facts {
 }
 
 /// Functions whose values are texts.
-const TEXTS: [&str; 24] = [
+const TEXTS: [&str; 29] = [
     "version",
     "current_database",
     "current_catalog",
@@ -46,6 +46,11 @@ const TEXTS: [&str; 24] = [
     "set_config",
     "getdatabaseencoding",
     "regclass_name",
+    "pg_size_pretty",
+    "pg_get_function_arguments",
+    "pg_get_function_result",
+    "pg_get_functiondef",
+    "pg_tablespace_location",
 ];
 /// Functions whose values are truths.
 const TRUTHS: [&str; 9] = [
@@ -60,8 +65,17 @@ const TRUTHS: [&str; 9] = [
     "has_column_privilege",
 ];
 /// Functions whose values are numbers.
-const NUMBERS: [&str; 6] =
-    ["to_regclass", "to_regtype", "pg_backend_pid", "txid_current", "pg_total_relation_size", "pg_my_temp_schema"];
+const NUMBERS: [&str; 9] = [
+    "to_regclass",
+    "to_regtype",
+    "pg_backend_pid",
+    "txid_current",
+    "pg_total_relation_size",
+    "pg_my_temp_schema",
+    "pg_table_size",
+    "pg_relation_size",
+    "pg_database_size",
+];
 
 /// One of them.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -115,6 +129,7 @@ impl About {
                 _ => Some(String::new()),
             },
             "set_config" => text(1).map(str::to_owned),
+            "pg_size_pretty" => number().map(|bytes| format!("{bytes} bytes")),
             "regclass_name" => number().map(|id| {
                 let at = (0..facts.tables.len()).find(|at| object_id(*at) == id);
                 at.and_then(|at| facts.tables.get(at)).map_or_else(|| id.to_string(), |name| quoted(name))

@@ -89,28 +89,28 @@ const TABLES: &[(&str, &str, &str)] = &[
         "constraint_schema:t constraint_name:t table_schema:t table_name:t column_name:t ordinal_position:i",
     ),
     ("information_schema", "referential_constraints", "constraint_schema:t constraint_name:t unique_constraint_name:t"),
-    ("pg_catalog", "pg_namespace", "oid:l nspname:t nspowner:l nspacl:t"),
+    ("pg_catalog", "pg_namespace", "oid:l nspname:t nspowner:l nspacl:a"),
     (
         "pg_catalog",
         "pg_class",
         "oid:l relname:t relnamespace:l reltype:l reloftype:l relowner:l relam:l relfilenode:l reltablespace:l relpages:i \
          reltuples:i relallvisible:i reltoastrelid:l relhasindex:b relisshared:b relpersistence:t relkind:t relnatts:i \
          relchecks:i relhasrules:b relhastriggers:b relhassubclass:b relrowsecurity:b relforcerowsecurity:b \
-         relispopulated:b relreplident:t relispartition:b relhasoids:b reloptions:t relacl:t relpartbound:t",
+         relispopulated:b relreplident:t relispartition:b relhasoids:b reloptions:a relacl:a relpartbound:t",
     ),
     (
         "pg_catalog",
         "pg_attribute",
         "attrelid:l attname:t atttypid:l attstattarget:i attlen:i attnum:i attndims:i atttypmod:i attnotnull:b \
-         atthasdef:b attidentity:t attgenerated:t attisdropped:b attislocal:b attcollation:l attoptions:t attcompression:t \
-         attstorage:t attacl:t attfdwoptions:t",
+         atthasdef:b attidentity:t attgenerated:t attisdropped:b attislocal:b attcollation:l attoptions:a attcompression:t \
+         attstorage:t attacl:a attfdwoptions:a",
     ),
     (
         "pg_catalog",
         "pg_type",
         "oid:l typname:t typnamespace:l typowner:l typlen:i typbyval:b typtype:t typcategory:t typisdefined:b typdelim:t \
          typrelid:l typelem:l typarray:l typbasetype:l typtypmod:i typnotnull:b typcollation:l typinput:t typreceive:t \
-         typndims:i typdefault:t typacl:t",
+         typndims:i typdefault:t typacl:a",
     ),
     ("pg_catalog", "pg_attrdef", "oid:l adrelid:l adnum:i adbin:t"),
     (
@@ -132,11 +132,12 @@ const TABLES: &[(&str, &str, &str)] = &[
         "pg_roles",
         "oid:l rolname:t rolsuper:b rolinherit:b rolcreaterole:b rolcreatedb:b rolcanlogin:b rolreplication:b rolconnlimit:i rolvaliduntil:t rolbypassrls:b",
     ),
+    ("pg_catalog", "pg_auth_members", "roleid:l member:l grantor:l admin_option:b"),
     ("pg_catalog", "pg_user", "usesysid:l usename:t usecreatedb:b usesuper:b"),
     (
         "pg_catalog",
         "pg_database",
-        "oid:l datname:t datdba:l encoding:i datcollate:t datctype:t datistemplate:b datallowconn:b datconnlimit:i dattablespace:l datacl:t",
+        "oid:l datname:t datdba:l encoding:i datcollate:t datctype:t datistemplate:b datallowconn:b datconnlimit:i dattablespace:l datacl:a",
     ),
     ("pg_catalog", "pg_settings", "name:t setting:t unit:t category:t short_desc:t source:t vartype:t"),
     ("pg_catalog", "pg_am", "oid:l amname:t amtype:t"),
@@ -165,8 +166,8 @@ const TABLES: &[(&str, &str, &str)] = &[
     ),
     ("pg_catalog", "pg_depend", "classid:l objid:l objsubid:i refclassid:l refobjid:l refobjsubid:i deptype:t"),
     ("pg_catalog", "pg_partitioned_table", "partrelid:l partstrat:t partnatts:i partattrs:t"),
-    ("pg_catalog", "pg_extension", "oid:l extname:t extversion:t"),
-    ("pg_catalog", "pg_tablespace", "oid:l spcname:t"),
+    ("pg_catalog", "pg_extension", "oid:l extname:t extowner:l extnamespace:l extrelocatable:b extversion:t"),
+    ("pg_catalog", "pg_tablespace", "oid:l spcname:t spcowner:l spcacl:a spcoptions:a"),
     (
         "pg_catalog",
         "pg_tables",

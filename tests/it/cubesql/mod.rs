@@ -1,5 +1,6 @@
 //! SQL over cubes, over HTTP (`http-api.md` §7.1, §7.4, §7.5): rows, their form, faults, and what maps to one question.
 
+mod node_postgres;
 mod pg;
 mod random;
 

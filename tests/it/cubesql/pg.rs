@@ -10,8 +10,8 @@ use crate::cubesql::sql_project;
 use crate::python::{run_script, virtual_environment};
 use crate::server::{Server, quarry, root, wait_until};
 
-const USER: &str = "cube";
-const PASSWORD: &str = "a password of these tests";
+pub(super) const USER: &str = "cube";
+pub(super) const PASSWORD: &str = "a password of these tests";
 const LOGIN: [(&str, &str); 3] =
     [("CUBEJS_PG_SQL_PORT", "0"), ("CUBEJS_SQL_USER", USER), ("CUBEJS_SQL_PASSWORD", PASSWORD)];
 
@@ -24,7 +24,7 @@ fn sql_port(server: &Server) -> u16 {
     })
 }
 
-fn start(more: &[(&str, &str)]) -> (Server, u16) {
+pub(super) fn start(more: &[(&str, &str)]) -> (Server, u16) {
     let settings = [&LOGIN[..], more].concat();
     let server = Server::start_with(&sql_project(), &settings);
     let port = sql_port(&server);
@@ -105,6 +105,21 @@ fn psql_works_unchanged() {
     }
     let (good, said) = psql(port, &["\\d orders"]).expect("psql");
     assert!(good && said.contains("status|text|") && said.contains("total|double precision|"), "\\d orders: {said}");
+    for (command, part) in [
+        ("\\l", "shop|cube|UTF8"),
+        ("\\du", "cube|"),
+        ("\\dn+", "public|cube"),
+        ("\\dt+", "public|orders|table|cube"),
+        ("\\d+ orders", "status|text|"),
+        ("\\df", ""),
+        ("\\dx", ""),
+        ("\\db", ""),
+        ("EXPLAIN SELECT COUNT(*) FROM orders WHERE status = ANY('{done,open}')", "Question answered by the source"),
+        ("SHOW ALL", "server_version|14.2|"),
+    ] {
+        let (good, said) = psql(port, &[command]).expect("psql");
+        assert!(good && !said.contains("ERROR") && said.contains(part), "{command}: {said}");
+    }
     let (good, said) = psql(port, &["SELECT nope FROM orders"]).expect("psql");
     assert!(!good && said.contains("ERROR:") && said.contains("nope"), "{said}");
     server.assert_alive();

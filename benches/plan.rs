@@ -73,6 +73,7 @@ impl Bench {
             timeout: Duration::ZERO,
             orphaned: Duration::ZERO,
             greatest_pause: Duration::ZERO,
+            background_renew: false,
             result_bytes: 0,
             clock: Clock::System,
         };

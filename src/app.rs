@@ -124,6 +124,7 @@ impl App {
             timeout: config.query_timeout,
             orphaned: config.waits.orphaned,
             greatest_pause: config.greatest_pause,
+            background_renew: config.waits.background_renew,
             result_bytes: (config.waits.result_bytes - config.waits.result_bytes / FINISHED_SHARE) as u64,
             clock,
         };

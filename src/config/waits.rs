@@ -18,6 +18,8 @@ pub struct WaitSettings {
     pub continue_wait: Duration,
     /// `QUARRY_ORPHANED_TIMEOUT`: how long a query waits for a source without anybody asking for it.
     pub orphaned: Duration,
+    /// `QUARRY_BACKGROUND_RENEW`: an answer whose refresh keys have changed is given at once, and made anew behind it.
+    pub background_renew: bool,
     /// `QUARRY_RESULT_CACHE`: bytes for answers that are kept.
     pub result_bytes: usize,
 }
@@ -28,6 +30,7 @@ impl Reader {
             concurrency: self.query_concurrency(cores),
             continue_wait: self.continue_wait(),
             orphaned: self.duration("QUARRY_ORPHANED_TIMEOUT", Duration::from_secs(120)),
+            background_renew: self.boolean("QUARRY_BACKGROUND_RENEW", false),
             result_bytes: self.bytes("QUARRY_RESULT_CACHE", 256 << 20, 0..=usize::MAX),
         }
     }

@@ -80,7 +80,7 @@ const ORCHESTRATOR: &[Key] = &[
         "queryCacheOptions",
         Object(&[
             key("refreshKeyRenewalThreshold", NUMBER, Ignored),
-            key("backgroundRenew", Flag, Ignored),
+            key("backgroundRenew", Flag, Honoured),
             key("queueOptions", Either(&Object(QUERY_QUEUE), &Function), Honoured),
             key("externalQueueOptions", Either(&Object(QUERY_QUEUE), &Function), Ignored),
         ]),
@@ -368,14 +368,14 @@ mod tests {
     fn what_has_no_effect_is_listed() {
         let (options, faults) = Options::check(json!({
             "semanticLayerSync": {"$function": true}, "telemetry": true, "checkAuth": {"$function": true},
-            "orchestratorOptions": {"redisPrefix": "x", "queryCacheOptions": {"backgroundRenew": true,
+            "orchestratorOptions": {"redisPrefix": "x", "queryCacheOptions": {"refreshKeyRenewalThreshold": 5,
                 "queueOptions": {"$function": true}}},
         }));
         assert_eq!(faults, [""; 0]);
         let ignored = [
             "semanticLayerSync",
             "orchestratorOptions.redisPrefix",
-            "orchestratorOptions.queryCacheOptions.backgroundRenew",
+            "orchestratorOptions.queryCacheOptions.refreshKeyRenewalThreshold",
             "orchestratorOptions.queryCacheOptions.queueOptions",
         ];
         assert_eq!(options.ignored(), ignored);

@@ -21,6 +21,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("orchestratorOptions.continueWaitTimeout", "QUARRY_CONTINUE_WAIT"),
     ("orchestratorOptions.preAggregationsOptions.maxPartitions", "CUBEJS_MAX_PARTITIONS_PER_CUBE"),
     ("orchestratorOptions.preAggregationsOptions.queueOptions.concurrency", "CUBEJS_REFRESH_WORKER_CONCURRENCY"),
+    ("orchestratorOptions.queryCacheOptions.backgroundRenew", "QUARRY_BACKGROUND_RENEW"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.concurrency", "QUARRY_QUERY_CONCURRENCY"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.executionTimeout", "CUBEJS_DB_QUERY_TIMEOUT"),
     ("orchestratorOptions.queryCacheOptions.queueOptions.orphanedTimeout", "QUARRY_ORPHANED_TIMEOUT"),

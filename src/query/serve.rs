@@ -50,6 +50,8 @@ pub struct SourceOptions {
     pub orphaned: Duration,
     /// Longest pause after a refresh key failed.
     pub greatest_pause: Duration,
+    /// Whether who does not say is given what was kept at once, with a renewal behind it.
+    pub background_renew: bool,
     /// Memory for what sources answered, in bytes.
     pub result_bytes: u64,
     /// The clock.
@@ -68,6 +70,7 @@ struct Inner {
     keys: KeyAnswers,
     tasks: Tasks,
     timeout: Duration,
+    background_renew: bool,
     clock: Clock,
 }
 
@@ -130,6 +133,7 @@ impl SourceAnswers {
             results: Memory::new(options.result_bytes),
             keys: KeyAnswers::new(keys),
             timeout: options.timeout,
+            background_renew: options.background_renew,
             clock: options.clock,
             tasks,
         };
@@ -219,6 +223,12 @@ impl Wanted {
         let queue = inner.queues.get(&self.source.0).ok_or_else(|| {
             QueryError::Model(format!("data source '{}' has no line of queries: it is not configured", self.source.0))
         })?;
+        let asking = match asking.mode {
+            CacheMode::StaleIfSlow if inner.background_renew => {
+                Asking { mode: CacheMode::StaleWhileRevalidate, ..asking }
+            }
+            _ => asking,
+        };
         let may_be_stale = matches!(asking.mode, CacheMode::StaleIfSlow | CacheMode::StaleWhileRevalidate);
         if let Some(known) = self.known(now).filter(|_| asking.mode != CacheMode::NoCache) {
             match self.value_now(asking.until, now).await {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::server::{ALL_SCOPES, LOAD, Project, Reply, Server, valid_token, wait_until};
+use crate::server::{ALL_SCOPES, LOAD, Project, Reply, Server, pause, valid_token, wait_until};
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -241,6 +241,41 @@ fn modes_say_how_fresh_an_answer_must_be() {
     wait_until("a fresh answer", LONG, || (sum(&server, None).0 == "55555").then_some(()));
     let bad = server.post(LOAD, &json!({"query": {"measures": ["sales.total"]}, "cache": "always"}));
     assert_eq!(bad.status, 400, "{}", bad.body);
+}
+
+/// `backgroundRenew` of `cube.js`: who does not say how fresh an answer must be is given the old one while a new one is
+/// made.
+#[test]
+fn a_project_may_have_answers_renewed_in_the_background() {
+    let key = "    refresh_key: {sql: SELECT max(version) FROM versions, every: 1 second}";
+    let changed = |settings: &[(&str, &str)], cube_js: Option<&str>, ask: &dyn Fn(&Server) -> String| {
+        let project = project(key);
+        project.write("data/versions.csv", "version\n1\n");
+        project.write("data/sales.csv", &city(1));
+        if let Some(text) = cube_js {
+            project.write("cube.js", text);
+        }
+        // Nobody is asked to come again, however slow the machine.
+        let server = start(&project, &[&[("QUARRY_CONTINUE_WAIT", "90")], settings].concat());
+        assert_eq!(sum(&server, None).0, "1");
+        project.write("data/sales.csv", &city(22));
+        project.write("data/versions.csv", "version\n2\n");
+        // Longer than the key's answer is good.
+        pause(Duration::from_millis(1100));
+        let first = ask(&server);
+        wait_until("the new answer", LONG, || (sum(&server, None).0 == "22").then_some(()));
+        assert!(!server.log().contains("backgroundRenew"), "{}", server.log());
+        first
+    };
+    let plainly = |server: &Server| sum(server, None).0;
+    let option = "module.exports = { orchestratorOptions: { queryCacheOptions: { backgroundRenew: true } } }";
+    assert_eq!(changed(&[], None, &plainly), "22", "not unless it is asked for");
+    assert_eq!(changed(&[], Some(option), &plainly), "1");
+    assert_eq!(changed(&[("QUARRY_BACKGROUND_RENEW", "true")], None, &plainly), "1");
+    // Who says so waits all the same.
+    for mode in ["must-revalidate", "no-cache"] {
+        assert_eq!(changed(&[], Some(option), &|server| sum(server, Some(mode)).0), "22", "{mode}");
+    }
 }
 
 /// §5.9: what was kept stands in for an answer that takes longer than the window; who insists on a fresh one waits.

@@ -14,6 +14,7 @@ use crate::model::{MemberId, Model};
 use crate::query::execute::SqlPreview;
 use crate::query::expand::QueryType;
 use crate::query::explain::explain as explain_query;
+use crate::query::fresh::KeyStatement;
 use crate::query::normalize::Normalized;
 use crate::query::request::Request;
 use crate::query::{OutputColumn, Query};
@@ -73,7 +74,7 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
             .map(|(table, text, params)| (table.clone(), json!({"sql": [text, params]})))
             .collect::<Map<String, Value>>(),
         "order": order(model, query, echo),
-        "cacheKeyQueries": [],
+        "cacheKeyQueries": preview.keys.iter().map(key_query).collect::<Vec<_>>(),
         "preAggregations": rollups,
         "dataSource": preview.data_source,
         "aliasNameToMember": members,
@@ -94,6 +95,11 @@ fn describe(model: &Model, query: &Query, echo: &Request, preview: &SqlPreview, 
         sql["timeDimensionField"] = json!(path);
     }
     json!({"sql": sql, "dataSource": preview.data_source})
+}
+
+/// A refresh key: statement, request values, and how long its result is good.
+fn key_query(key: &KeyStatement) -> Value {
+    json!([key.text, key.params, {"external": false, "renewalThreshold": key.threshold}])
 }
 
 /// Member → direction; the default order names a time dimension by its bare name.
@@ -146,6 +152,7 @@ mod tests {
             text: "SELECT 1".to_owned(),
             params: vec!["x".to_owned()],
             used: Vec::new(),
+            keys: vec![KeyStatement { text: "SELECT 2".to_owned(), params: vec!["y".to_owned()], threshold: 10 }],
             from_source: Vec::new(),
             data_source: "default".to_owned(),
             aliases: vec![("orders__created_at_day".to_owned(), "orders.created_at.day".to_owned())],
@@ -161,6 +168,8 @@ mod tests {
         assert_eq!(body["sql"]["timeDimensionAlias"], json!("orders__created_at_day"));
         assert_eq!(body["sql"]["timeDimensionField"], json!("orders.created_at"));
         assert_eq!(body["sql"]["sql"], json!(["SELECT 1", ["x"]]));
+        let key = json!(["SELECT 2", ["y"], {"external": false, "renewalThreshold": 10}]);
+        assert_eq!(body["sql"]["cacheKeyQueries"], json!([key]));
         assert_eq!(body["dataSource"], json!("default"));
     }
 

@@ -91,9 +91,28 @@ impl Schedule {
             Self::Interval(every) => utc_to_local(now, zone).div_euclid(i64::from(every.seconds) * SECOND),
             Self::Cron(cron) => {
                 let origin = (CRON_ORIGIN + i64::from(cron.offset)) * SECOND;
-                let passed = utc_to_local(now, cron.timezone.unwrap_or(zone)) - origin;
+                let passed = utc_to_local(now, self.zone(zone)) - origin;
                 passed.div_euclid(i64::from(cron.seconds) * SECOND)
             }
+        }
+    }
+
+    /// How long its intervals are, and how long after 1970 one of them begins: seconds of the local time.
+    pub fn interval(&self) -> (i64, i64) {
+        match self {
+            Self::Interval(every) => (every.seconds.into(), 0),
+            Self::Cron(cron) => {
+                let seconds = i64::from(cron.seconds);
+                (seconds, (CRON_ORIGIN + i64::from(cron.offset)).rem_euclid(seconds))
+            }
+        }
+    }
+
+    /// The zone whose time counts, where `asked` is that of who asks.
+    pub fn zone(&self, asked: Zone) -> Zone {
+        match self {
+            Self::Interval(_) => asked,
+            Self::Cron(cron) => cron.timezone.unwrap_or(asked),
         }
     }
 

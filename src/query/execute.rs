@@ -10,6 +10,7 @@ use quarry_storage::{FileId, Partition, Snapshot, TableId};
 use quick_cache::sync::Cache;
 
 use super::explain::told;
+use super::fresh::KeyStatement;
 use super::lower::{column_alias, first_rows};
 use super::plan::{Plan, Shape, plan};
 use super::planned::{Planned, rest_table, scan_table, single_count, whole_count};
@@ -117,6 +118,8 @@ pub struct SqlPreview {
     pub used: Vec<UsedRollup>,
     /// Name of the source.
     pub data_source: String,
+    /// The refresh keys of the query's cubes; none where rollups are used.
+    pub keys: Vec<KeyStatement>,
     /// Tables that the source fills, by name: the statement of each and its request values.
     pub from_source: Vec<(String, String, Vec<String>)>,
     /// `(alias, member)` of every column; a time dimension's member has three parts.
@@ -211,7 +214,8 @@ impl QueryService {
                 from_source.push((rest_table(level), text, params));
             }
         }
-        Ok(SqlPreview { text, params, used, from_source, data_source: planned.data_source, aliases })
+        let keys = self.key_statements(rollups, query, &planned)?;
+        Ok(SqlPreview { text, params, used, keys, from_source, data_source: planned.data_source, aliases })
     }
 
     pub(super) fn plan(

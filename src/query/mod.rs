@@ -12,7 +12,7 @@ pub mod execute;
 pub mod expand;
 pub mod explain;
 mod filters;
-mod fresh;
+pub mod fresh;
 #[cfg(test)]
 mod golden;
 pub mod keys;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::execute::{Answer, QueryService};
-use super::fresh::QueryKeys;
+use super::fresh::{KeyStatement, QueryKeys, key_statements};
 use super::keys::{KeyAnswers, KeyError, KeyOptions};
 use super::planned::{Planned, SourceWork};
 use super::request::CacheMode;
@@ -182,6 +182,22 @@ impl QueryService {
         };
         let (fetched, slow) = wanted.fetch(asking, now).await?;
         Ok(planned.answer(rollups, &wide, &fetched, slow))
+    }
+
+    /// The statements that tell whether an answer of the source would be good; none where rollups answer.
+    ///
+    /// # Errors
+    /// A statement needs to know who asks, and nobody does.
+    pub(super) fn key_statements(
+        &self,
+        rollups: &Rollups,
+        query: &Query,
+        planned: &Planned<'_>,
+    ) -> Result<Vec<KeyStatement>, QueryError> {
+        if planned.rollups().next().is_some() {
+            return Ok(Vec::new());
+        }
+        key_statements(rollups.model(), query, &planned.cubes(), self.answers.inner.clock.now())
     }
 
     /// Cancels the queries of sources that the request of this id asked for, and nobody else did.

@@ -301,7 +301,7 @@ fn shape_of(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect()
 }
 
-/// An answer of `/v1/sql`: its envelope. Texts of statements, refresh keys and build descriptions are ours.
+/// An answer of `/v1/sql`: its envelope. Texts of statements and build descriptions are ours.
 fn compare_sql(recorded: &Value, given: &Value, found: &mut Vec<String>) {
     for key in [
         "external",
@@ -313,6 +313,7 @@ fn compare_sql(recorded: &Value, given: &Value, found: &mut Vec<String>) {
         "memberNames",
         "lambdaQueries",
         "canUseTransformedQuery",
+        "cacheKeyQueries",
     ] {
         compare(&format!("/sql/{key}"), &recorded["sql"][key], &given["sql"][key], found);
     }

@@ -18,7 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 pub use compose::{join_table, stored_columns, stored_time, union_table};
-pub use key::key_statement;
+pub use key::{clock_statement, key_statement};
 pub use rollup::RollupScan;
 pub use source::{Output, SourceSelect, column_alias, range_statement, rows_statement, source_statement};
 pub use stages::{LeafSource, Origins, plan_statement, rollup_table};

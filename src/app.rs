@@ -17,7 +17,7 @@ use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::hooks::Hooks;
 use crate::model::compile::compile_project;
 use crate::model::{Diagnostic, Model};
-use crate::pg::{PgParts, fixed_login, hooked_login};
+use crate::pg::{PgParts, fixed_login, hooked_login, switch_user};
 use crate::query::execute::{QueryService, Schemas};
 use crate::query::normalize::Limits;
 use crate::query::rollups::{CurrentModel, Rollups};
@@ -253,6 +253,7 @@ impl App {
                 .hooks
                 .clone()
                 .map_or_else(|| Arc::clone(&fixed), |hooks| hooked_login(hooks, Arc::clone(&fixed))),
+            switch: switch_user(self.hooks.clone(), config.pg.superuser.clone(), config.pg.user.clone()),
             sessions: Arc::new(move |login| {
                 let api = api.clone();
                 Box::pin(async move { api.sql_session(login.user, login.context).await })

@@ -12,6 +12,8 @@ pub struct PgOptions {
     pub user: Option<String>,
     /// `CUBEJS_SQL_PASSWORD`: and with which password.
     pub password: Option<String>,
+    /// `CUBEJS_SQL_SUPER_USER`: who may act as other users, where no hook says so.
+    pub superuser: Option<String>,
     /// `CUBEJS_MAX_SESSIONS`: most connections at the same time.
     pub max_sessions: usize,
     /// `CUBESQL_STREAM_MODE`: answers to SQL have no greatest number of rows.
@@ -38,6 +40,7 @@ impl Reader {
         }
         let unbounded = self.boolean("CUBESQL_STREAM_MODE", false);
         let max_sessions = self.number("CUBEJS_MAX_SESSIONS", 1024, 1..=100_000);
-        PgOptions { port, user, password, max_sessions, unbounded }
+        let superuser = self.text("CUBEJS_SQL_SUPER_USER");
+        PgOptions { port, user, password, superuser, max_sessions, unbounded }
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::fault::fatal;
-use crate::hooks::{Hooks, SqlPassword};
+use crate::hooks::{Hooks, SqlPassword, SqlUser};
 use crate::sql::SERVER_VERSION;
 
 /// Who was let in.
@@ -29,6 +29,20 @@ pub struct Login {
     pub user: String,
     /// Their security context.
     pub context: Value,
+    /// Whether they may act as anybody.
+    pub superuser: bool,
+}
+
+impl Login {
+    /// Nobody in particular, with an empty context.
+    pub(super) fn nobody() -> Self {
+        Self { user: String::new(), context: Value::Object(serde_json::Map::new()), superuser: false }
+    }
+}
+
+/// The security context that `checkSqlAuth` gives a user.
+pub(super) fn context_of(found: SqlUser) -> Value {
+    if found.security_context.is_null() { json!({}) } else { found.security_context }
 }
 
 /// Checks a user and a password; none when they may not come in. `checkSqlAuth` of a `cube.js` is one.
@@ -39,8 +53,7 @@ pub fn fixed_login(user: Option<String>, password: Option<String>) -> CheckSqlAu
     Arc::new(move |given_user, given_password| {
         let user_fits = user.as_ref().is_none_or(|user| *user == given_user);
         let password_fits = password.as_ref().is_none_or(|password| same(password, &given_password));
-        let login = (user_fits && password_fits)
-            .then(|| Login { user: given_user, context: Value::Object(serde_json::Map::new()) });
+        let login = (user_fits && password_fits).then(|| Login { user: given_user, ..Login::nobody() });
         Box::pin(std::future::ready(login))
     })
 }
@@ -63,8 +76,8 @@ pub fn hooked_login(hooks: Hooks, without: CheckSqlAuth) -> CheckSqlAuth {
                 SqlPassword::Any => true,
                 SqlPassword::Is(password) => same(password, &given),
             };
-            let context = if found.security_context.is_null() { json!({}) } else { found.security_context };
-            fits.then_some(Login { user, context })
+            let superuser = found.superuser;
+            fits.then(|| Login { user, context: context_of(found), superuser })
         })
     })
 }

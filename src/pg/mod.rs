@@ -8,6 +8,7 @@ mod login;
 mod parameters;
 mod session;
 mod settings;
+mod switch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use self::login::LoginHandler;
 pub use self::login::{CheckSqlAuth, Login, fixed_login, hooked_login};
 use self::session::SessionHandler;
+pub use self::switch::{SwitchUser, switch_user};
 use crate::sql::{Session, SqlError, SqlService};
 
 /// What somebody who was let in sees, asked anew for each statement.
@@ -36,6 +38,8 @@ pub struct PgParts {
     pub sql: SqlService,
     /// Lets in.
     pub login: CheckSqlAuth,
+    /// Lets users act as others.
+    pub switch: SwitchUser,
     /// Makes the sessions of who was let in.
     pub sessions: Sessions,
     /// `CUBEJS_MAX_SESSIONS`: most connections at the same time.

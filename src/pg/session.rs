@@ -23,12 +23,13 @@ use pgwire::messages::simplequery::Query;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::PgParts;
 use super::encode::{described, rows, type_of_parameter};
 use super::fault::{fatal, fault};
 use super::parameters::constant;
 use super::settings::Settings;
-use super::{Login, PgParts};
-use crate::sql::{Bound, Command, OutputField, Prepared, Session, commands};
+use super::switch::{act_as, act_as_oneself, asker};
+use crate::sql::{Bound, Command, OutputField, Parsed, Prepared, Session, commands};
 use crate::time::spoken_duration;
 
 /// A statement of the extended protocol.
@@ -39,6 +40,8 @@ pub(super) struct Stored {
     prepared: Option<Prepared>,
 }
 
+/// Settings that are the user of a session.
+const USERS: [&str; 3] = ["user", "current_user", "session_authorization"];
 /// The column of an explanation.
 const QUERY_PLAN: &str = "QUERY PLAN";
 
@@ -76,11 +79,10 @@ impl SessionHandler {
         Ok(self.running.token())
     }
 
-    /// Who asks on a connection, and how.
-    async fn session<C: ClientInfo + Sync>(parts: &PgParts, client: &C) -> PgWireResult<Session> {
-        let login = client.session_extensions().get::<Login>();
-        let login = login.ok_or_else(|| fatal("28000", "the connection was not let in"))?;
-        let session = (parts.sessions)(Login::clone(&login)).await?;
+    /// Who asks a statement on a connection, and how.
+    async fn session<C: ClientInfo + Sync>(parts: &PgParts, client: &C, parsed: &Parsed) -> PgWireResult<Session> {
+        let login = asker(parts, client, parsed.user()?).await?;
+        let session = (parts.sessions)(login).await?;
         let database = client.metadata().get(METADATA_DATABASE).cloned();
         Ok(Session {
             database: database.filter(|name| !name.is_empty()).unwrap_or_else(|| "db".to_owned()),
@@ -133,7 +135,31 @@ impl SessionHandler {
     }
 
     /// Runs a command that is no query.
-    fn command<C: ClientInfo>(client: &C, command: &Command, format: &Format) -> PgWireResult<Response> {
+    async fn command<C: ClientInfo + Sync>(
+        &self,
+        client: &C,
+        command: &Command,
+        format: &Format,
+    ) -> PgWireResult<Response> {
+        match command {
+            Command::Set(name, user) if USERS.contains(&name.as_str()) => {
+                match user {
+                    Some(user) => act_as(&self.parts, client, user).await?,
+                    None => act_as_oneself(client),
+                }
+                return Ok(Response::Execution(Tag::new("SET")));
+            }
+            Command::Reset(name) if name.as_ref().is_none_or(|name| USERS.contains(&name.as_str())) => {
+                act_as_oneself(client);
+            }
+            Command::Discard => act_as_oneself(client),
+            _ => {}
+        }
+        Self::settle(client, command, format)
+    }
+
+    /// Runs a command about settings or transactions.
+    fn settle<C: ClientInfo>(client: &C, command: &Command, format: &Format) -> PgWireResult<Response> {
         let settings = Settings::of(client);
         let failed = client.transaction_status() == TransactionStatus::Error;
         let done = |word: &str| Response::Execution(Tag::new(word));
@@ -177,9 +203,9 @@ impl SessionHandler {
     async fn simple<C: ClientInfo + Send + Sync>(&self, client: &C, command: &Command) -> PgWireResult<Response> {
         let token = self.begin(client, command)?;
         let (Command::Query(parsed) | Command::Explain(parsed)) = command else {
-            return Self::command(client, command, &Format::UnifiedText);
+            return self.command(client, command, &Format::UnifiedText).await;
         };
-        let session = Self::session(&self.parts, client).await?;
+        let session = Self::session(&self.parts, client, parsed).await?;
         let bound = self.timed(client, async {
             let prepared = self.parts.sql.prepare_parsed(&session, parsed.as_ref().clone()).await?;
             Ok(self.parts.sql.bind(&session, &prepared, Vec::new()).await?)
@@ -288,7 +314,7 @@ impl QueryParser for Planner {
         }
         let prepared = match &command {
             Command::Query(parsed) | Command::Explain(parsed) => {
-                let session = SessionHandler::session(&self.0, client).await?;
+                let session = SessionHandler::session(&self.0, client, parsed).await?;
                 Some(self.0.sql.prepare_parsed(&session, parsed.as_ref().clone()).await?)
             }
             _ => None,
@@ -350,8 +376,9 @@ impl ExtendedQueryHandler for SessionHandler {
         let client = &*client;
         let stored = &portal.statement.statement;
         let token = self.begin(client, &stored.command)?;
-        let Some(prepared) = &stored.prepared else {
-            return Self::command(client, &stored.command, &portal.result_column_format);
+        let (Some(prepared), Command::Query(parsed) | Command::Explain(parsed)) = (&stored.prepared, &stored.command)
+        else {
+            return self.command(client, &stored.command, &portal.result_column_format).await;
         };
         let known = prepared.parameters()?;
         if known.len() > portal.parameters.len() {
@@ -372,7 +399,7 @@ impl ExtendedQueryHandler for SessionHandler {
             constant(bytes.as_deref(), portal.parameter_format.is_binary(at), &given, inferred)
         });
         let values = values.collect::<PgWireResult<Vec<_>>>()?;
-        let session = Self::session(&self.parts, client).await?;
+        let session = Self::session(&self.parts, client, parsed).await?;
         let bound = self.timed(client, async { Ok(self.parts.sql.bind(&session, prepared, values).await?) }).await?;
         self.query(client, &stored.command, bound, &portal.result_column_format, token).await
     }

@@ -2,7 +2,9 @@
 //! change nothing here.
 
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{DiscardObject, Expr, Reset, Set, Statement, Value};
+use datafusion::sql::sqlparser::ast::{
+    DiscardObject, Expr, Reset, Set, SetSessionAuthorizationParamKind, Statement, Value,
+};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
@@ -87,6 +89,13 @@ fn command(statement: Statement) -> Result<Command, SqlError> {
                 let value = text_of(&value);
                 Command::Set("timezone".to_owned(), (!value.eq_ignore_ascii_case("default")).then_some(value))
             }
+            Set::SetSessionAuthorization(authorization) => Command::Set(
+                "session_authorization".to_owned(),
+                match authorization.kind {
+                    SetSessionAuthorizationParamKind::Default => None,
+                    SetSessionAuthorizationParamKind::User(name) => Some(name.value),
+                },
+            ),
             _ => Command::Idle("SET"),
         },
         Statement::ShowVariable { variable } => {
@@ -166,6 +175,11 @@ mod tests {
             "show transaction_isolation show timezone"
         );
         assert_eq!(said("SET timezone TO 'UTC'; SET extra_float_digits = 3"), "timezone=UTC extra_float_digits=3");
+        assert_eq!(said("SET user = 'other'; SET USER TO other; SET user TO DEFAULT"), "user=other user=other user=");
+        assert_eq!(
+            said("SET SESSION AUTHORIZATION other; SET SESSION AUTHORIZATION DEFAULT"),
+            "session_authorization=other session_authorization="
+        );
         assert_eq!(said("SET search_path TO DEFAULT"), "search_path=");
         assert_eq!(said("SHOW TIME ZONE; DISCARD ALL; "), "show timezone discard");
         assert_eq!(said("SAVEPOINT a; ROLLBACK TO SAVEPOINT a; ROLLBACK TO a"), "SAVEPOINT back to back to");

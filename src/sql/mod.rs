@@ -23,6 +23,7 @@ mod session_functions;
 mod system;
 mod tables;
 mod time_format;
+mod users;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -164,6 +164,90 @@ fn the_hooks_of_a_project_decide_who_comes_in_and_sees_what() {
     server.assert_alive();
 }
 
+/// Users whose rows are those of their status, and who of them may act as whom.
+fn start_with_roles(cube_js: &str, settings: &[(&str, &str)]) -> (Server, u16) {
+    let project = sql_project();
+    project.write(
+        "cube.js",
+        &format!(
+            "module.exports = {{
+               checkSqlAuth: async (req, user) => {{
+                 if (user === 'nobody') throw new Error('not here');
+                 return {{ password: 'x', superuser: user === 'root', securityContext: {{ status: user }} }};
+               }},
+               queryRewrite: (query, {{ securityContext: {{ status }} }}) => {{
+                 if (!['root', 'boss'].includes(status))
+                   query.filters.push({{ member: 'orders.status', operator: 'equals', values: [status] }});
+                 return query;
+               }},
+               {cube_js} }}"
+        ),
+    );
+    let server = Server::start_with(&project, &[&[("CUBEJS_PG_SQL_PORT", "0")], settings].concat());
+    let port = sql_port(&server);
+    (server, port)
+}
+
+#[test]
+fn users_act_as_others_where_they_may() {
+    let hook = "canSwitchSqlUser: async (current, next) => current === 'boss' && next !== 'root'";
+    let (server, port) = start_with_roles(hook, &[]);
+    let count = "SELECT COUNT(*) FROM orders";
+    let who = "SELECT current_user";
+    for user in ["root", "boss"] {
+        let commands = [
+            count,
+            "SET user = 'done'",
+            count,
+            who,
+            "SET SESSION AUTHORIZATION open",
+            count,
+            "SELECT COUNT(*) FROM orders WHERE __user = 'done' AND id > 3",
+            "SELECT COUNT(*) FROM orders WHERE 'open' = orders.__user",
+            "SET user TO DEFAULT",
+            count,
+            "SET user = 'open'; DISCARD ALL",
+            count,
+        ];
+        let Some((good, said)) = psql_as(user, "x", port, &commands) else { return };
+        let expected = "5\nSET\n2\ndone\nSET\n1\n1\n1\nSET\n5\nSET\nDISCARD ALL\n5\n";
+        assert!(good && said == expected, "{user}: {said}");
+    }
+    for (user, command) in [
+        ("boss", "SET user = 'root'"),
+        ("open", "SET user = 'done'"),
+        ("open", "SET SESSION AUTHORIZATION done"),
+        ("open", "SELECT COUNT(*) FROM orders WHERE __user = 'done'"),
+    ] {
+        let (good, said) = psql_as(user, "x", port, &["\\set VERBOSITY verbose", command]).expect("psql");
+        assert!(!good && said.contains("42501") && said.contains("may not act as"), "{user} {command}: {said}");
+        let (good, said) = psql_as(user, "x", port, &[command, count]).expect("psql");
+        let own = if user == "boss" { "5" } else { "1" };
+        assert!(good && said.lines().any(|line| line == own), "what they are is what they stay: {said}");
+    }
+    let (good, said) = psql_as("boss", "x", port, &["SET user = 'nobody'"]).expect("psql");
+    assert!(!good && said.contains("cannot act as 'nobody'") && said.contains("not here"), "{said}");
+    let twice = "SELECT 1 FROM orders WHERE __user = 'done' AND __user = 'open'";
+    let (good, said) = psql_as("boss", "x", port, &[twice]).expect("psql");
+    assert!(!good && said.contains("a statement is for one user"), "{said}");
+    server.assert_alive();
+}
+
+#[test]
+fn the_superuser_of_the_settings_acts_as_others_where_no_hook_decides() {
+    let (server, port) = start_with_roles("", &[("CUBEJS_SQL_SUPER_USER", "boss")]);
+    let commands = ["SET user = 'done'", "SELECT COUNT(*) FROM orders"];
+    let Some((good, said)) = psql_as("boss", "x", port, &commands) else { return };
+    assert!(good && said == "SET\n2\n", "{said}");
+    let (good, said) = psql_as("open", "x", port, &commands[..1]).expect("psql");
+    assert!(!good && said.contains("user 'open' may not act as 'done'"), "{said}");
+    server.assert_alive();
+    let (plain, port) = start(&[("CUBEJS_SQL_SUPER_USER", USER)]);
+    let (good, said) = psql(port, &["SET user = 'another'"]).expect("psql");
+    assert!(!good && said.contains("user 'cube' may not act as 'another'"), "nobody knows them: {said}");
+    plain.assert_alive();
+}
+
 /// Each connection sees the model of its user's app.
 #[test]
 fn every_app_has_its_own_tables() {

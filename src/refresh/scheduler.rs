@@ -146,11 +146,11 @@ async fn still_live(inner: &Inner, builds: Vec<Vec<JobId>>) -> Result<Vec<Vec<Jo
 }
 
 /// What is to be built: the newest partition of each rollup in the first zone, the same in the next zone, then the
-/// next older ones (§16); partitions that one scan gives go with the newest of them. A failure is logged and costs its
-/// rollup a pause.
+/// next older ones (§16); partitions that one scan gives go with the newest of them. What is built from stored rows comes
+/// after all that is not. A failure is logged and costs its rollup a pause.
 async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut Looks) -> VecDeque<Unit> {
     let live: HashSet<PartitionKey> = live.iter().map(|job| job.partition.clone()).collect();
-    let mut lists: Vec<VecDeque<Unit>> = Vec::new();
+    let mut lists = Lists::default();
     for charge in inner.parts.charges(zones, &inner.options.zones).await {
         let pass = Pass { inner, rollups: &charge.rollups, live: &live, context: &charge.context };
         pass.all(&charge.zones, looks, &mut lists).await;
@@ -158,7 +158,24 @@ async fn due_jobs(inner: &Inner, zones: &[Zone], live: &[JobRecord], looks: &mut
     // Tables of former definitions are not kept.
     let now = inner.parts.clock.now();
     looks.retain(|_, look| now < look.at.saturating_add(2 * DAY_MICROS));
-    in_turns(lists)
+    lists.in_order()
+}
+
+/// What is to be built, a list for each rollup and zone.
+#[derive(Default)]
+struct Lists {
+    of_sources: Vec<VecDeque<Unit>>,
+    /// Built from the stored rows of cubes. A partition may need many of those, each a build of its own: one that came
+    /// between them would show old rows, and be taken for fresh.
+    of_rows: Vec<VecDeque<Unit>>,
+}
+
+impl Lists {
+    fn in_order(self) -> VecDeque<Unit> {
+        let mut all = in_turns(self.of_sources);
+        all.extend(in_turns(self.of_rows));
+        all
+    }
 }
 
 /// The first of each list, then the second of each, and so on.
@@ -179,7 +196,7 @@ fn in_order(model: &Model) -> impl Iterator<Item = &Preagg> {
 
 impl Pass<'_> {
     /// Adds a list of jobs for each rollup and zone.
-    async fn all(&self, zones: &[Zone], looks: &mut Looks, lists: &mut Vec<VecDeque<Unit>>) {
+    async fn all(&self, zones: &[Zone], looks: &mut Looks, lists: &mut Lists) {
         let Self { inner, rollups, context, .. } = *self;
         let whose = if inner.parts.tenants.is_some() { format!(" {}", context_digest(context)) } else { String::new() };
         for (position, zone) in zones.iter().enumerate() {
@@ -197,7 +214,8 @@ impl Pass<'_> {
                 match self.refresh(preagg, *zone, looks).await {
                     Ok(due) => {
                         inner.backoff.forget(&name);
-                        lists.push(due);
+                        let from_rows = !rollups.originals_of(preagg.id).is_empty();
+                        if from_rows { &mut lists.of_rows } else { &mut lists.of_sources }.push(due);
                     }
                     Err(error) => {
                         tracing::warn!(rollup = name, %error, "failed to plan a scheduled refresh");

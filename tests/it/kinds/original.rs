@@ -179,6 +179,36 @@ fn a_rollup_is_built_after_the_rows_that_are_built_with_it() {
     server.assert_alive();
 }
 
+/// Only some builds are queued at the same time: the rollup must not come between its rows.
+#[test]
+fn the_scheduler_builds_a_stale_rollup_after_all_of_its_stale_rows() {
+    let key = "refresh_key: {sql: SELECT SUM(amount) FROM orders}";
+    let definitions = format!(
+        "    pre_aggregations:
+      - {{name: flat, measures: [revenue], dimensions: [status], use_original_sql_pre_aggregations: true, {key}}}
+      - {{name: raw, type: original_sql, time_dimension: at, partition_granularity: month, {key}}}
+"
+    );
+    let project = project(&definitions, "");
+    let server = start(&project, &[]);
+    let all = select(&["orders.flat"], &json!({}));
+    assert_eq!(server.build(&all), 4);
+    server.kill();
+    project.write("data/orders.csv", &orders(200, 3));
+    // Two builds are queued at the same time.
+    let server = start(&project, &[("CUBEJS_REFRESH_WORKER", "true"), ("CUBEJS_REFRESH_WORKER_CONCURRENCY", "1")]);
+    let dry_run = json!({"action": "post", "selector": all, "dry_run": true, "if_stale": true});
+    crate::server::wait_until("nothing stale", std::time::Duration::from_secs(120), || {
+        (server.post(crate::server::JOBS, &dry_run).value()["jobs"] == json!([])).then_some(())
+    });
+    let query = json!({"measures": ["orders.revenue"], "dimensions": ["orders.status"]});
+    assert_eq!(used(&server, &query), ["orders.flat rollup"]);
+    let revenue: f64 =
+        server.rows(&query).iter().filter_map(|row| row["orders.revenue"].as_str()?.parse::<f64>().ok()).sum();
+    assert_eq!(revenue, sum(3), "built from rows of before");
+    server.assert_alive();
+}
+
 #[test]
 fn a_rollup_of_rows_that_could_not_be_built_is_not_built_from_old_ones() {
     let project = Project::empty();

@@ -1,6 +1,7 @@
 //! What happens: source changes, partial rebuilds, refresh ticks, crashes, questions.
 
-use super::world::{DAYS, World};
+use super::state::DAYS;
+use super::world::World;
 use crate::differential::random::Random;
 
 /// One thing that happens. Every step can follow every other one, so that a history can be shortened.

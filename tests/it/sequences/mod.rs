@@ -2,15 +2,21 @@
 //! and retried, rollbacks, questions.
 //! Every answer equals the source at the state that the used partitions were built from.
 //!
-//! [`world`] makes models and states of their source, [`history`] what happens to them; [`belief`] says what each
-//! partition should hold, [`oracle`] what an answer is, [`play`] and [`operate`] compare. `QUARRY_SEED` and `QUARRY_SEQUENCES` make
+//! [`world`] makes models and [`state`] what their source goes through, [`history`] what happens to them; [`belief`] and
+//! [`builds`] say what each partition should hold, as [`slices`] of states; [`origins`] where an answer may come from,
+//! [`oracle`] what it is; [`play`], [`operate`] and [`ask`] compare. `QUARRY_SEED` and `QUARRY_SEQUENCES` make
 //! longer runs, `QUARRY_SEQUENCE` plays one again.
 
+mod ask;
 mod belief;
+mod builds;
 mod history;
 mod operate;
 mod oracle;
+mod origins;
 mod play;
+mod slices;
+mod state;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,9 +101,14 @@ fn setting(name: &str) -> Option<u64> {
 
 impl Tally {
     fn add(&mut self, other: Self) {
-        let Self { by_rollup, by_source, built, kills, interrupted, ticks, cancelled, rolled_back } = other;
+        let Self { by_rollup, by_lambda, completed, by_join, by_rows, by_source, .. } = other;
         self.by_rollup += by_rollup;
+        self.by_lambda += by_lambda;
+        self.completed += completed;
+        self.by_join += by_join;
+        self.by_rows += by_rows;
         self.by_source += by_source;
+        let Self { built, kills, interrupted, ticks, cancelled, rolled_back, .. } = other;
         self.built += built;
         self.kills += kills;
         self.interrupted += interrupted;
@@ -147,9 +158,19 @@ fn every_answer_is_the_source_as_its_partitions_were_built_from_it() {
         Ok(tally) => {
             eprintln!("{tally:?}");
             if count >= 50 {
-                let answers = tally.by_rollup + tally.by_source;
-                assert!(tally.by_rollup * 2 > answers, "only {} of {answers} answers by rollups", tally.by_rollup);
-                assert!(tally.by_source * 20 > answers, "only {} of {answers} answers by the source", tally.by_source);
+                let Tally { by_rollup, by_lambda, completed, by_join, by_rows, by_source, .. } = tally;
+                let stored = by_rollup + by_lambda + by_join + by_rows;
+                let answers = stored + by_source;
+                assert!(stored * 2 > answers, "only {stored} of {answers} answers by what is stored");
+                assert!(by_source * 20 > answers, "only {by_source} of {answers} answers by the source");
+                for (what, times) in [
+                    ("lambdas", by_lambda),
+                    ("lambdas and the source", completed),
+                    ("joins", by_join),
+                    ("rows", by_rows),
+                ] {
+                    assert!(times > 0, "no answer by {what}");
+                }
                 assert!(tally.interrupted > 0 && tally.ticks > 0, "nothing was interrupted, or never a tick");
                 assert!(tally.cancelled > 0 && tally.rolled_back > 0, "nothing was cancelled, or nothing went back");
             }

@@ -33,20 +33,20 @@ impl Player<'_> {
         }
         let statuses = self.server().wait_jobs(tokens);
         let (version, built) = (self.version(), (begun, now()));
-        let mut left = Vec::new();
+        let (mut done, mut left) = (Vec::new(), Vec::new());
         for ((job, status), token) in jobs.iter().zip(&statuses).zip(tokens) {
-            let table = self.belief.tables.entry(job.table).or_default();
             match status.as_str() {
-                "done" => {
-                    let part = Part::over(vec![version], built, table.parts.get(&job.start));
-                    table.parts.insert(job.start, part);
-                    self.tally.built += 1;
-                }
+                "done" => done.push((*job, vec![version])),
                 CANCELLED => left.push((*job, token)),
                 other => return Err(format!("{job:?} was cancelled and is {other}")),
             }
         }
         self.tally.cancelled += left.len();
+        let known = self.publish_all(&done, built)?;
+        // A build that was cancelled may have had rows built before, or not.
+        if !known || left.iter().any(|(job, _)| !self.belief.lacks(self.world, job).is_empty()) {
+            return self.build_again();
+        }
         self.check_tables()?;
         if !retry || left.is_empty() {
             return Ok(());

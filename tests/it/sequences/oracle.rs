@@ -2,21 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarry::time::{Granularity, Zone, format_local, from_micros, to_micros, utc_to_local};
+use quarry::time::{Granularity, Zone, format_local, from_micros, to_micros};
 use serde_json::{Value, json};
 
-use super::world::{DAYS, FIRST, KINDS, MEASURES, Row, State, World, ZONES, day};
+use super::slices::Seen;
+use super::state::{DAYS, KINDS, day};
+use super::world::{MEASURES, Rollup, WIDTH, World, ZONES};
 use crate::answers::{Numbers, same_cell};
 use crate::differential::random::Random;
-use crate::tables::{DAY, micros};
-
-/// A row as some state holds it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Seen<'a> {
-    row: &'a Row,
-    version: usize,
-    place: Option<&'a str>,
-}
+use crate::tables::DAY;
 
 /// A condition of a question.
 #[derive(Debug, Clone)]
@@ -32,36 +26,16 @@ pub(super) enum Condition {
 #[derive(Debug, Clone)]
 pub(super) struct Question {
     pub(super) measures: Vec<String>,
-    dimensions: Vec<&'static str>,
+    pub(super) dimensions: Vec<&'static str>,
     pub(super) granularity: Option<Granularity>,
     /// Wall-clock microseconds of the zone: whole days, the end is not inside.
     pub(super) range: Option<(i64, i64)>,
-    conditions: Vec<Condition>,
+    pub(super) conditions: Vec<Condition>,
     pub(super) zone: &'static str,
 }
 
 /// The cells of the groups by what they are grouped by.
 pub(super) type Groups = BTreeMap<Vec<Option<String>>, Vec<Value>>;
-
-impl State {
-    /// The rows, as they are in this state.
-    pub(super) fn seen(&self) -> impl Iterator<Item = Seen<'_>> {
-        let place = |row: &Row| self.places.get(row.place).map(String::as_str);
-        self.rows.iter().map(move |row| Seen { row, version: self.version, place: place(row) })
-    }
-
-    /// The rows of a range of a zone's wall clock.
-    pub(super) fn within(&self, range: (i64, i64), zone: Zone) -> impl Iterator<Item = Seen<'_>> {
-        self.seen().filter(move |seen| seen.local(zone).is_some_and(|at| range.0 <= at && at < range.1))
-    }
-}
-
-impl Seen<'_> {
-    /// Wall-clock microseconds.
-    pub(super) fn local(&self, zone: Zone) -> Option<i64> {
-        self.row.at.map(|at| utc_to_local(at, zone))
-    }
-}
 
 /// The zone of a name.
 pub(super) fn zone(name: &str) -> Zone {
@@ -94,7 +68,8 @@ impl Question {
         use Granularity::{Day, Hour, Month, Quarter, Week};
         let mut measures: Vec<String> = random.some(&MEASURES, 1, 4).into_iter().map(str::to_owned).collect();
         if random.chance(20) {
-            measures.extend(random.pick(&world.rollups).marks);
+            let marked: Vec<&Rollup> = world.rollups.iter().filter(|rollup| !rollup.marks[0].is_empty()).collect();
+            measures.extend(random.pick(&marked).marks.clone());
         }
         let range = random.maybe(35, |random| {
             let start = random.between(-20, DAYS + 10);
@@ -115,14 +90,30 @@ impl Question {
                 _ => Condition::Large,
             });
         }
+        let mut dimensions = random.some(&["kind", "places.name"], 0, 2);
+        dimensions.extend(random.chance(5).then_some("place"));
         Self {
             measures,
-            dimensions: random.some(&["kind", "places.name"], 0, 2),
+            dimensions,
             granularity: random.maybe(40, |random| random.pick(&[Hour, Day, Day, Week, Month, Month, Quarter])),
             range,
             conditions,
             zone: if random.chance(75) { ZONES[0] } else { ZONES[1] },
         }
+    }
+
+    /// All that a rollup stores, but for its segment.
+    pub(super) fn about_all(rollup: &Rollup, zone: &'static str) -> Self {
+        let mut measures = rollup.marks.to_vec();
+        measures.extend(rollup.measures.iter().map(|name| (*name).to_owned()));
+        Self { dimensions: rollup.dimensions.clone(), ..Self::new(&measures, rollup.time, zone) }
+    }
+
+    /// Whether it needs the places.
+    pub(super) fn reads_places(&self) -> bool {
+        self.dimensions.contains(&"places.name")
+            || self.measures.iter().any(|name| name == WIDTH)
+            || self.conditions.iter().any(|condition| matches!(condition, Condition::Place(_)))
     }
 
     /// As a client asks it.
@@ -191,7 +182,7 @@ impl Question {
         columns.extend(self.granularity.map(|granularity| format!("sales.at.{granularity}")));
         let mut groups = Groups::new();
         for row in rows {
-            let key = columns.iter().map(|name| row[name.as_str()].as_str().map(str::to_owned)).collect();
+            let key = columns.iter().map(|name| text_of(&row[name.as_str()])).collect();
             let cells = self.measures.iter().map(|name| row[format!("sales.{name}").as_str()].clone()).collect();
             if groups.insert(key, cells).is_some() {
                 return Err(format!("a group comes twice: {row}"));
@@ -218,6 +209,15 @@ impl Question {
     }
 }
 
+/// A cell that groups are told apart by; numbers may come as such.
+fn text_of(cell: &Value) -> Option<String> {
+    match cell {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
 impl Condition {
     fn holds(&self, seen: &Seen<'_>) -> bool {
         match self {
@@ -234,6 +234,7 @@ impl Seen<'_> {
     fn dimension(&self, name: &str) -> Option<String> {
         match name {
             "kind" => self.row.kind.map(|kind| KINDS[kind].to_owned()),
+            "place" => Some(self.row.place.to_string()),
             _ => self.place.map(str::to_owned),
         }
     }
@@ -275,6 +276,10 @@ fn measure(name: &str, rows: &[Seen<'_>]) -> Value {
             json!(kinds.len().to_string())
         }
         "spots" => json!(rows.iter().map(|seen| seen.row.place).collect::<BTreeSet<_>>().len().to_string()),
+        WIDTH => {
+            let width = |seen: &Seen<'_>| seen.place.map(|name| i64::try_from(name.chars().count()).expect("short"));
+            number(sum(&mut rows.iter().filter_map(width)))
+        }
         // So few different numbers are counted exactly in a sketch, and kept as they are for a percentile.
         "about" => json!(n().collect::<BTreeSet<_>>().len().to_string()),
         "middle" => middle(n().collect()).map_or(Value::Null, |middle| json!(middle.to_string())),
@@ -286,6 +291,6 @@ fn measure(name: &str, rows: &[Seen<'_>]) -> Value {
 
 #[test]
 fn days_count_from_the_first() {
-    assert_eq!(day(0), micros(FIRST));
+    assert_eq!(date(day(0)), super::state::FIRST);
     assert_eq!(date(day(31)), "2024-02-10");
 }

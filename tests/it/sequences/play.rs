@@ -3,26 +3,34 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quarry::time::{Clock, format_local, to_micros};
+use quarry::time::Clock;
 use serde_json::{Value, json};
 
-use super::belief::{Belief, Built, Part, TableKey};
+use super::belief::{Belief, Built, Part, TableKey, UNKNOWN_KEY};
 use super::history::{Step, Then};
-use super::oracle::{Groups, Question, date};
-use super::world::{State, World, ZONES, day};
+use super::oracle::{Question, date};
+use super::state::{State, day, spoil};
+use super::world::{Kind, Pace, World, ZONES};
 use crate::differential::random::Random;
 use crate::events::selector;
 use crate::server::{ALL_SCOPES, JOBS, Project, Server, pause, valid_token, wait_until};
 
 /// How long the scheduler may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Times on the wire are whole milliseconds.
-const MILLISECOND: i64 = 1_000;
 
 /// What came up.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Tally {
+    /// Answers by one rollup.
     pub(super) by_rollup: usize,
+    /// By the rollups of a lambda, maybe with the source.
+    pub(super) by_lambda: usize,
+    /// Those with the source.
+    pub(super) completed: usize,
+    /// By joined rollups.
+    pub(super) by_join: usize,
+    /// By the stored rows of cubes.
+    pub(super) by_rows: usize,
     pub(super) by_source: usize,
     pub(super) built: usize,
     pub(super) kills: usize,
@@ -41,7 +49,7 @@ pub(super) struct Player<'w> {
     pub(super) project: Project,
     server: Option<Server>,
     /// All states of the source so far; the last one is in its files.
-    states: Vec<State>,
+    pub(super) states: Vec<State>,
     /// Whether the fact cannot be read.
     spoiled: bool,
     pub(super) belief: Belief,
@@ -58,7 +66,7 @@ impl<'w> Player<'w> {
         let project = Project::empty();
         project.write("model/sales.yml", &world.yaml());
         let state = State::new(&mut Random::new(seed));
-        world.write(project.path(), &state);
+        state.write(project.path(), world.folder);
         let mut player = Self {
             world,
             project,
@@ -88,7 +96,7 @@ impl<'w> Player<'w> {
                 Ok(())
             }
             Step::Spoil => {
-                self.world.spoil(self.project.path());
+                spoil(self.project.path(), self.world.folder);
                 self.spoiled = true;
                 Ok(())
             }
@@ -114,6 +122,10 @@ impl<'w> Player<'w> {
 
     pub(super) fn server(&self) -> &Server {
         self.server.as_ref().expect("between two steps a server runs")
+    }
+
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.spoiled
     }
 
     pub(super) fn version(&self) -> usize {
@@ -142,7 +154,7 @@ impl<'w> Player<'w> {
 
     fn change(&mut self, seed: u64, keep_places: bool) {
         let next = self.states[self.version()].next(&mut Random::new(seed), keep_places);
-        self.world.write(self.project.path(), &next);
+        next.write(self.project.path(), self.world.folder);
         self.states.push(next);
         self.spoiled = false;
     }
@@ -171,8 +183,8 @@ impl<'w> Player<'w> {
         }
         let begun = now();
         let reply = self.server().post(JOBS, &json!({"action": "post", "selector": selector(&more)}));
-        if self.spoiled {
-            return self.check_failed(reply.status, &reply.body);
+        if self.spoiled && reply.status != 200 {
+            return Ok(());
         }
         let version = self.version();
         let jobs = self.belief.post(self.world, &self.states[version], chosen, zones, range);
@@ -188,6 +200,9 @@ impl<'w> Player<'w> {
         let mut seen = BTreeSet::new();
         let pairs = jobs.into_iter().zip(tokens).filter(|(_, token)| seen.insert(token.clone()));
         let (jobs, tokens): (Vec<Built>, Vec<String>) = pairs.unzip();
+        if self.spoiled {
+            return self.check_failed(&jobs, &tokens, begun);
+        }
         match then {
             Then::Wait | Then::KillWithin { .. } => self.settle(&jobs, &tokens, &|_| vec![version], begun),
             Then::Change(seed) => {
@@ -205,17 +220,37 @@ impl<'w> Player<'w> {
         }
     }
 
-    /// With an unreadable source nothing is built, and everything says so.
-    fn check_failed(&self, status: u16, body: &str) -> Result<(), String> {
-        if status != 200 {
-            return Ok(());
+    /// With an unreadable fact only the places are built, and everything else says so.
+    fn check_failed(&mut self, jobs: &[Built], tokens: &[String], begun: i64) -> Result<(), String> {
+        let statuses = self.server().wait_jobs(tokens);
+        let is_place = |job: &Built| matches!(self.world.rollups[job.table.0].kind, Kind::Places | Kind::PlaceRows);
+        let expected = |job: &Built, status: &String| match is_place(job) {
+            true => status == "done",
+            false => status.starts_with("failure: "),
+        };
+        if !jobs.iter().zip(&statuses).all(|(job, status)| expected(job, status)) {
+            return Err(format!("built from an unreadable source: {statuses:?}"));
         }
-        let tokens: Vec<String> = serde_json::from_str(body).map_err(|error| format!("{error}: {body}"))?;
-        let statuses = self.server().wait_jobs(&tokens);
-        match statuses.iter().all(|status| status.starts_with("failure: ")) {
-            true => Ok(()),
-            false => Err(format!("built from an unreadable source: {statuses:?}")),
+        let version = self.version();
+        for (job, _) in jobs.iter().zip(&statuses).filter(|(_, status)| *status == "done") {
+            let contents = self.belief.contents(self.world, job, &[version]);
+            // Their refresh keys could not be asked: they are stale.
+            self.put(*job, Part { key: UNKNOWN_KEY, ..Part::new(contents, &[version], (begun, now())) });
         }
+        self.check_tables()
+    }
+
+    /// A partition that is built from the source is published.
+    fn publish(&mut self, job: Built, versions: &[usize], built: (i64, i64)) {
+        let contents = self.belief.contents(self.world, &job, versions);
+        self.put(job, Part::new(contents, versions, built));
+    }
+
+    fn put(&mut self, job: Built, part: Part) {
+        let parts = &mut self.belief.tables.entry(job.table).or_default().parts;
+        let part = part.over(parts.get(&job.start));
+        parts.insert(job.start, part);
+        self.tally.built += 1;
     }
 
     /// Waits for the jobs; each must have published one of the versions given.
@@ -227,17 +262,58 @@ impl<'w> Player<'w> {
         begun: i64,
     ) -> Result<(), String> {
         let statuses = self.server().wait_jobs(tokens);
-        let built = (begun, now());
-        for (position, (job, status)) in jobs.iter().zip(&statuses).enumerate() {
-            if status != "done" {
-                return Err(format!("{job:?} ended with {status}"));
-            }
-            let table = self.belief.tables.entry(job.table).or_default();
-            let part = Part::over(versions(position), built, table.parts.get(&job.start));
-            table.parts.insert(job.start, part);
-            self.tally.built += 1;
+        if let Some((job, status)) = jobs.iter().zip(&statuses).find(|(_, status)| *status != "done") {
+            return Err(format!("{job:?} ended with {status}"));
         }
-        self.check_tables()
+        let done: Vec<(Built, Vec<usize>)> =
+            jobs.iter().enumerate().map(|(position, job)| (*job, versions(position))).collect();
+        if self.publish_all(&done, (begun, now()))? {
+            return self.check_tables();
+        }
+        self.build_again()
+    }
+
+    /// All of these partitions are published, rows before what is built from them. Says whether it is known then what
+    /// they hold.
+    pub(super) fn publish_all(&mut self, done: &[(Built, Vec<usize>)], built: (i64, i64)) -> Result<bool, String> {
+        let is_late = |job: &Built| self.world.rollups[job.table.0].is_from_rows();
+        let (late, early): (Vec<_>, Vec<_>) = done.iter().cloned().partition(|(job, _)| is_late(job));
+        for (job, versions) in &early {
+            self.publish(*job, versions, built);
+        }
+        if late.is_empty() {
+            return Ok(true);
+        }
+        let jobs: Vec<Built> = late.iter().map(|(job, _)| *job).collect();
+        let mut versions: Vec<usize> = late.iter().flat_map(|(_, versions)| versions.clone()).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        let lacks = jobs.iter().any(|job| !self.belief.lacks(self.world, job).is_empty());
+        // Which builds had rows built first, and of which version, nobody can tell.
+        if lacks && (versions.len() > 1 || self.belief.doubts_rows(self.world)) {
+            return Ok(false);
+        }
+        for index in [Kind::Rows, Kind::PlaceRows].into_iter().filter_map(|kind| self.world.find(kind)) {
+            if self.belief.doubts_rows(self.world) {
+                self.check_table((index, ZONES[0]))?;
+            }
+        }
+        if self.belief.doubts_rows(self.world) {
+            return Ok(false);
+        }
+        let all = self.belief.contents_from_rows(self.world, &self.states, &jobs, (&versions, built));
+        for ((job, versions), contents) in late.into_iter().zip(all) {
+            self.put(job, Part::new(contents, &versions, built));
+        }
+        Ok(true)
+    }
+
+    /// Builds everything once more, where it is not known what became of it.
+    pub(super) fn build_again(&mut self) -> Result<(), String> {
+        let both_zones = self.belief.tables.keys().any(|key| key.1 != ZONES[0]);
+        let built = self.post(&[], None, both_zones, &Then::Wait);
+        self.belief.forget_before();
+        built
     }
 
     /// Kills the server while it builds; nothing that it told may be lost.
@@ -273,7 +349,11 @@ impl<'w> Player<'w> {
         done: &[bool],
         begun: i64,
     ) -> Result<(), String> {
-        let tables: BTreeSet<TableKey> = jobs.iter().map(|job| job.table).collect();
+        // What else is built from rows, or stands behind a lambda, may change meanwhile.
+        let is_alone = |key: &TableKey| {
+            self.world.rollups[key.0].kind == Kind::Groups { from_rows: false } && self.world.lambda_of(key.0).is_none()
+        };
+        let tables: BTreeSet<TableKey> = jobs.iter().map(|job| job.table).filter(is_alone).collect();
         for key in tables {
             let before = self.belief.clone();
             let mut known = true;
@@ -284,14 +364,14 @@ impl<'w> Player<'w> {
                 // A partition that was not there may be there or not.
                 known &= old.is_some() || done[position];
                 let kept = old.filter(|_| !done[position]);
-                let mut either: Vec<usize> = kept.map(|part| part.versions.clone()).unwrap_or_default();
-                either.extend(&versions[position]);
+                let mut either = kept.map(|part| part.contents.clone()).unwrap_or_default();
+                either.extend(before.contents(self.world, job, &versions[position]));
                 let since = kept.map_or(begun, |part| part.built.0);
-                table.parts.insert(job.start, Part::over(either, (since, i64::MAX), None));
+                table.parts.insert(job.start, Part::new(either, &versions[position], (since, i64::MAX)));
             }
             // One question: a second one may come after the next publish.
-            let mut question = Question::new(&rollup.marks, rollup.partition, key.1);
-            question.range = table.range.filter(|_| rollup.partition.is_some());
+            let range = table.range.filter(|_| rollup.partition.is_some());
+            let question = Question { range, ..self.probe(key) };
             // Else the table of another zone may answer, whose versions are not known yet either.
             known &= self.belief.covering(self.world, key, &question).is_some();
             let checked = if known { self.ask(&question, Some(key)) } else { Ok(()) };
@@ -313,9 +393,7 @@ impl<'w> Player<'w> {
         });
         self.stop(true);
         self.start(false);
-        let rebuilt = self.post(&[], None, false, &Then::Wait);
-        self.belief.forget_before();
-        rebuilt
+        self.build_again()
     }
 
     fn tick(&mut self, kill: bool) -> Result<(), String> {
@@ -324,9 +402,14 @@ impl<'w> Player<'w> {
             self.start(false);
             return self.check_tables();
         }
-        if self.world.hasty {
+        if self.world.pace == Pace::Second {
             // Until everything is stale.
             pause(Duration::from_millis(1_050));
+        }
+        if self.world.pace == Pace::Version && self.belief.doubts_keys() {
+            self.start(false);
+            self.build_again()?;
+            self.stop(kill);
         }
         let begun = now();
         self.belief.tick(self.world, &self.states, self.version(), (begun, i64::MAX));
@@ -335,7 +418,11 @@ impl<'w> Player<'w> {
         let mut fault = String::new();
         let begun_waiting = std::time::Instant::now();
         wait_until("the scheduler to build what is missing", PATIENCE * 2, || {
-            match self.check_tables() {
+            // What is told while it builds may be told by what it is about to replace.
+            let before = self.belief.clone();
+            let checked = self.check_tables().and_then(|()| self.check_rest());
+            self.belief = before;
+            match checked {
                 Ok(()) => fault.clear(),
                 Err(text) if begun_waiting.elapsed() < PATIENCE => {
                     fault = text;
@@ -354,154 +441,33 @@ impl<'w> Player<'w> {
         }
         self.stop(kill);
         self.start(false);
-        if self.world.hasty {
+        if self.world.pace == Pace::Second {
             // Takes along what the scheduler left in the queue, which nobody could tell.
-            let rebuilt = self.post(&[], None, false, &Then::Wait);
-            self.belief.forget_before();
-            return rebuilt;
+            return self.build_again();
         }
         self.check_tables()
     }
 
-    /// Every table answers for what it should hold, and only for that.
-    pub(super) fn check_tables(&mut self) -> Result<(), String> {
-        for zone in ZONES {
-            for index in 0..self.world.rollups.len() {
-                let key = (index, zone);
-                if zone == ZONES[0] || self.belief.tables.contains_key(&key) {
-                    self.check_table(key)?;
-                }
-            }
+    /// The scheduler has nothing left to do: of what it looks after nothing is missing, and stale is what it leaves.
+    fn check_rest(&self) -> Result<(), String> {
+        let left =
+            [&self.server().get("/quarry/v1/jobs?state=queued"), &self.server().get("/quarry/v1/jobs?state=running")]
+                .map(|reply| reply.value()["total"].as_u64());
+        if self.world.pace != Pace::Second && left != [Some(0), Some(0)] {
+            return Err(format!("jobs are left: {left:?}"));
         }
-        Ok(())
-    }
-
-    fn check_table(&mut self, key: TableKey) -> Result<(), String> {
-        let rollup = &self.world.rollups[key.0];
-        let mut question = Question::new(&rollup.marks, rollup.partition, key.1);
-        let stretches = self.belief.tables.get(&key).map(|table| table.stretches(rollup)).unwrap_or_default();
-        for range in stretches.into_iter().map(Some).chain([None]) {
-            question.range = range;
-            self.ask(&question, Some(key)).map_err(|fault| format!("{fault}\nwhile looking at {key:?}"))?;
+        let body = json!({"action": "post", "selector": selector(&json!({})), "dry_run": true, "if_stale": true});
+        let reply = self.server().post(JOBS, &body).value();
+        let due = |entry: &&Value| entry["freshness"] == "missing" || self.world.pace == Pace::Version;
+        let mut told: Vec<(String, String)> = Vec::new();
+        for entry in reply["jobs"].as_array().into_iter().flatten().filter(due) {
+            let name = entry["preAggregation"].as_str().unwrap_or_default();
+            let start = entry["partition"]["start"].as_str().unwrap_or("all");
+            told.push((name.to_owned(), start.to_owned()));
         }
-        Ok(())
-    }
-
-    /// Asks; the answer must be that of the source as the used partitions were built from it. `only` is the table
-    /// that must answer when it holds what is asked for: nothing else can.
-    fn ask(&mut self, question: &Question, only: Option<TableKey>) -> Result<(), String> {
-        let query = question.json();
-        let reply = self.server().ask(&query);
-        let context = |fault: String| format!("{fault}\nquery: {query}\nanswer: {}", reply.body);
-        let must = only.is_some_and(|key| self.belief.covering(self.world, key, question).is_some());
-        if reply.status != 200 {
-            let expected = self.spoiled && !must;
-            return if expected { Ok(()) } else { Err(context(format!("status {}", reply.status))) };
-        }
-        let answer = reply.value();
-        let used: Vec<&str> = answer["usedPreAggregations"]
-            .as_object()
-            .into_iter()
-            .flat_map(|used| used.values())
-            .filter_map(|entry| entry["preAggregationId"].as_str())
-            .collect();
-        let given = answer["data"].as_array().ok_or_else(|| context("no rows".to_owned()))?;
-        let given = question.read(given).map_err(&context)?;
-        let index = match used.as_slice() {
-            [] if must => return Err(context("not from the rollup that holds it".to_owned())),
-            [] if self.spoiled => return Err(context("rows of an unreadable source".to_owned())),
-            [] => {
-                self.tally.by_source += 1;
-                let expected = question.answer(self.states[self.version()].seen());
-                return question.compare(&expected, &given).map_err(|fault| context(format!("source: {fault}")));
-            }
-            [id] => self.world.rollups.iter().position(|rollup| rollup.path() == *id),
-            several => return Err(context(format!("used {several:?}"))),
-        };
-        let index = index.ok_or_else(|| context(format!("used {used:?}")))?;
-        let mut faults = Vec::new();
-        for key in [(index, question.zone), (index, ZONES[0])] {
-            let Some(starts) = self.belief.covering(self.world, key, question) else { continue };
-            let checked = self
-                .tell_versions(key, &starts, question, &given, only.is_some())
-                .and_then(|()| self.check_rows(key, &starts, question, &given))
-                .and_then(|()| self.check_facts(key, &starts, &answer));
-            match checked {
-                Ok(()) => {
-                    self.tally.by_rollup += 1;
-                    return Ok(());
-                }
-                Err(fault) => faults.push(format!("{key:?}: {fault}")),
-            }
-        }
-        if faults.is_empty() {
-            faults.push(format!("{used:?} does not hold what is asked for"));
-        }
-        Err(context(faults.join("\n")))
-    }
-
-    fn check_rows(&self, key: TableKey, starts: &[i64], question: &Question, given: &Groups) -> Result<(), String> {
-        let (rollup, table) = (&self.world.rollups[key.0], &self.belief.tables[&key]);
-        let rows = starts.iter().flat_map(|start| {
-            let version = table.parts[start].versions[0];
-            rollup.rows_of(*start, key.1, &self.states[version])
-        });
-        question.compare(&question.answer(rows), given)
-    }
-
-    /// What an answer by partition tells of partitions that may be of several versions.
-    fn tell_versions(
-        &mut self,
-        key: TableKey,
-        starts: &[i64],
-        question: &Question,
-        given: &Groups,
-        is_probe: bool,
-    ) -> Result<(), String> {
-        if !is_probe || question.zone != key.1 {
-            return Ok(());
-        }
-        let rollup = &self.world.rollups[key.0];
-        let table = self.belief.tables.get_mut(&key).expect("it covers the question");
-        for start in starts {
-            let part = table.parts.get_mut(start).expect("it covers the question");
-            let group: Vec<Option<String>> = rollup.partition.map(|_| Some(format_local(*start))).into_iter().collect();
-            let told = given.get(&group).and_then(|cells| cells[0].as_str()?.parse::<usize>().ok());
-            let fits = |version: &usize| match told {
-                Some(told) => *version == told,
-                None => rollup.rows_of(*start, key.1, &self.states[*version]).is_empty(),
-            };
-            let fitting: Vec<usize> = part.versions.iter().copied().filter(fits).collect();
-            if fitting.is_empty() {
-                let (known, since) = (&part.versions, format_local(part.built.0));
-                let start = format_local(*start);
-                return Err(format!("partition {start} is of {told:?}, not of {known:?}, built from {since} on"));
-            }
-            part.versions = fitting;
-        }
-        Ok(())
-    }
-
-    /// Age and coverage, as told.
-    fn check_facts(&self, key: TableKey, starts: &[i64], answer: &Value) -> Result<(), String> {
-        let parts = &self.belief.tables[&key].parts;
-        let windows: Vec<(i64, i64)> = starts.iter().map(|start| parts[start].built).collect();
-        let told = answer["quarry"]["partitions"].as_u64().ok_or("no number of partitions")?;
-        if told > starts.len() as u64 {
-            return Err(format!("{told} partitions read, {} hold the range", starts.len()));
-        }
-        let (Some(since), Some(until)) =
-            (windows.iter().map(|window| window.0).min(), windows.iter().map(|window| window.1).min())
-        else {
-            return Ok(());
-        };
-        let text = answer["lastRefreshTime"].as_str().ok_or("no lastRefreshTime")?;
-        let at = text.trim_end_matches('Z').parse().map_err(|error| format!("lastRefreshTime {text}: {error}"))?;
-        let at = to_micros(at);
-        if told == starts.len() as u64 && !(since - MILLISECOND..=until).contains(&at) {
-            let (since, until) = (format_local(since), format_local(until));
-            return Err(format!("the oldest build is of {since} to {until}, not of {text}"));
-        }
-        Ok(())
+        let left = self.belief.left(self.world, self.version());
+        told.retain(|(name, _)| self.world.rollups.iter().any(|rollup| rollup.scheduled && rollup.path() == *name));
+        told.sort();
+        if told == left { Ok(()) } else { Err(format!("the scheduler leaves {told:?}, not {left:?}")) }
     }
 }

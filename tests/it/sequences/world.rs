@@ -1,79 +1,79 @@
-//! Random rollups over one fact and one dimension, and the states that their source goes through.
-//!
-//! Every state has a version, and every row of a state carries it: an answer tells which states it is made of.
+//! Random models over one fact and one dimension: rollups, the stored rows of both cubes, lambdas and joins.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+use quarry::time::{Granularity, utc_to_local};
 
-use arrow::array::{ArrayRef, Int64Array, StringArray};
-use quarry::time::Granularity;
-
+use super::oracle::{date, zone};
+use super::state::{DAYS, day};
 use crate::differential::random::Random;
-use crate::tables::{DAY, SECOND, micros, money, timestamps, write_table};
 
-/// The first day that rows may have.
-pub(super) const FIRST: &str = "2024-01-10";
-/// So many days may have rows; clocks change in the middle of them.
-pub(super) const DAYS: i64 = 100;
 /// Zones of queries and jobs.
 pub(super) const ZONES: [&str; 2] = ["UTC", "America/Los_Angeles"];
-/// Values of `sales.kind`.
-pub(super) const KINDS: [&str; 4] = ["web", "it's", "shop", "东"];
-/// First names of places.
-const PLACES: [&str; 5] = ["Oslo", "Rome", "Bern", "Lima", "Zürich"];
 /// Measures that rollups and queries choose from.
-pub(super) const MEASURES: [&str; 12] =
-    ["count", "total", "units", "least", "most", "mean", "kinds", "spots", "about", "middle", "first", "last"];
-/// Rows of the first state.
-const ROWS: i64 = 120;
+pub(super) const MEASURES: [&str; 13] =
+    ["count", "total", "units", "least", "most", "mean", "kinds", "spots", "about", "middle", "first", "last", "width"];
+/// The measure that reads the dimension.
+pub(super) const WIDTH: &str = "width";
+/// Partitions of rollups and of rows.
+const PARTITIONS: [Granularity; 4] = [Granularity::Month, Granularity::Month, Granularity::Quarter, Granularity::Week];
 
-/// A row of `sales`.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    id: i64,
-    /// UTC microseconds.
-    pub(super) at: Option<i64>,
-    /// Index into [`KINDS`].
-    pub(super) kind: Option<usize>,
-    /// Position in the places, or beyond them.
-    pub(super) place: usize,
-    pub(super) n: Option<i64>,
-    /// Hundredths.
-    pub(super) amount: Option<i64>,
+/// What a stored table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Groups of the fact, built from stored rows where there are some and it is set.
+    Groups { from_rows: bool },
+    /// The rows of the fact.
+    Rows,
+    /// Ids and names of the places.
+    Places,
+    /// The rows of the places.
+    PlaceRows,
 }
 
-/// What the source holds at one time.
-#[derive(Debug, Clone)]
-pub(super) struct State {
-    pub(super) version: usize,
-    pub(super) rows: Vec<Row>,
-    /// Names by position.
-    pub(super) places: Vec<String>,
-}
-
-/// One rollup of the model.
+/// One stored pre-aggregation of the model.
 #[derive(Debug, Clone)]
 pub(super) struct Rollup {
+    pub(super) kind: Kind,
     pub(super) name: String,
-    /// Its own measures, which no other rollup stores: the least and the greatest version.
+    /// Measures that only it stores, and those that stand in one lambda with it: the least and the greatest version.
     pub(super) marks: [String; 2],
-    measures: Vec<&'static str>,
-    dimensions: Vec<&'static str>,
+    pub(super) measures: Vec<&'static str>,
+    pub(super) dimensions: Vec<&'static str>,
     segment: bool,
-    /// Whether a lambda stands in front of it; its rollup is named all the same.
-    pub(super) lambda: bool,
     pub(super) time: Option<Granularity>,
     pub(super) partition: Option<Granularity>,
+    /// Days at which its build range starts and ends, where that is given.
+    pub(super) bounds: (Option<i64>, Option<i64>),
     pub(super) scheduled: bool,
 }
 
-/// The rollups, and how the source's files lie.
+/// Rollups put one after the other in time; they are named where it answers.
+#[derive(Debug, Clone)]
+pub(super) struct Lambda {
+    /// Positions in the world.
+    pub(super) layers: Vec<usize>,
+    /// Whether the source adds what came after them.
+    pub(super) union: bool,
+}
+
+/// When partitions are stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    Never,
+    /// After a second.
+    Second,
+    /// When the source has another version.
+    Version,
+}
+
+/// The model, and how the source's files lie.
 #[derive(Debug, Clone)]
 pub(super) struct World {
+    /// Those of the fact come before those of the places.
     pub(super) rollups: Vec<Rollup>,
-    /// Whether partitions are stale after a second; else never.
-    pub(super) hasty: bool,
+    pub(super) lambdas: Vec<Lambda>,
+    /// Rollups that are joined with that of the places.
+    pub(super) joins: Vec<usize>,
+    pub(super) pace: Pace,
     /// Whether the fact is a folder of several files.
     pub(super) folder: bool,
 }
@@ -81,30 +81,69 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(random: &mut Random) -> Self {
         let count = random.between(1, 4);
-        let rollups = (0..count).map(|index| Rollup::new(random, index)).collect();
-        Self { rollups, hasty: random.chance(8), folder: random.chance(35) }
+        let has_rows = random.chance(35);
+        let mut rollups = Vec::new();
+        if has_rows {
+            rollups.push(Rollup::rows(random));
+        }
+        rollups.extend((0..count).map(|index| Rollup::groups(random, index, has_rows)));
+        let (mut lambdas, mut joins) = (Vec::new(), Vec::new());
+        for index in usize::from(has_rows)..rollups.len() {
+            if random.chance(30) {
+                rollups[index].join_with_places();
+                joins.push(index);
+            }
+            lambdas.extend(Lambda::random(random, &mut rollups, index));
+        }
+        if !joins.is_empty() {
+            rollups.push(Rollup::places(random, Kind::Places, "names"));
+        }
+        if has_rows && random.chance(30) {
+            rollups.push(Rollup::places(random, Kind::PlaceRows, "rows"));
+        }
+        let pace = match random.between(0, 100) {
+            0..8 => Pace::Second,
+            8..40 => Pace::Version,
+            _ => Pace::Never,
+        };
+        Self { rollups, lambdas, joins, pace, folder: random.chance(35) }
+    }
+
+    /// The position of the one table of that kind.
+    pub(super) fn find(&self, kind: Kind) -> Option<usize> {
+        self.rollups.iter().position(|rollup| rollup.kind == kind)
+    }
+
+    /// The lambda that stands in front of a rollup.
+    pub(super) fn lambda_of(&self, index: usize) -> Option<&Lambda> {
+        self.lambdas.iter().find(|lambda| lambda.layers.contains(&index))
     }
 
     /// The model file.
     pub(super) fn yaml(&self) -> String {
-        let marks = self.rollups.iter().flat_map(|rollup| {
-            let [first, last] = &rollup.marks;
-            [
-                format!("{{name: {first}, type: min, sql: version}}"),
-                format!("{{name: {last}, type: max, sql: version}}"),
-            ]
+        let mut marks: Vec<&[String; 2]> = Vec::new();
+        for rollup in self.rollups.iter().filter(|rollup| rollup.cube() == "sales") {
+            if !marks.contains(&&rollup.marks) {
+                marks.push(&rollup.marks);
+            }
+        }
+        let marks = marks.into_iter().map(|[first, last]| {
+            format!(
+                "      - {{name: {first}, type: min, sql: version}}\n      - {{name: {last}, type: max, sql: version}}\n"
+            )
         });
-        let marks: String = marks.map(|mark| format!("      - {mark}\n")).collect();
-        let rollups: String = self.rollups.iter().map(|rollup| rollup.yaml(self.hasty)).collect();
+        let marks: String = marks.collect();
+        let (sales, places) = (self.definitions("sales"), self.definitions("places"));
         format!(
             "cubes:
   - name: sales
     sql_table: sales
     joins:
-      - {{name: places, relationship: many_to_one, sql: \"{{CUBE}}.place = {{places.id}}\"}}
+      - {{name: places, relationship: many_to_one, sql: \"{{CUBE.place}} = {{places.id}}\"}}
     dimensions:
       - {{name: id, sql: id, type: number, primary_key: true}}
       - {{name: kind, sql: kind, type: string}}
+      - {{name: place, sql: place, type: number}}
       - {{name: at, sql: at, type: time}}
     segments:
       - {{name: large, sql: \"{{CUBE}}.n > 10\"}}
@@ -121,210 +160,242 @@ impl World {
       - {{name: middle, type: number, sql: \"approx_percentile_cont({{CUBE}}.n, 0.5)\"}}
       - {{name: first, type: min, sql: version}}
       - {{name: last, type: max, sql: version}}
+      - {{name: width, type: sum, sql: \"CHARACTER_LENGTH({{places.name}})\"}}
 {marks}    pre_aggregations:
-{rollups}  - name: places
+{sales}  - name: places
     sql_table: places
     dimensions:
-      - {{name: id, sql: id, type: number, primary_key: true}}
+      - {{name: id, sql: id, type: number, primary_key: true, public: true}}
       - {{name: name, sql: name, type: string}}
-"
+    measures:
+      - {{name: count, type: count}}
+      - {{name: letters, type: sum, sql: CHARACTER_LENGTH(name)}}
+{places}"
         )
     }
 
-    /// Puts a state in the place of the one before.
-    pub(super) fn write(&self, project: &Path, state: &State) {
-        let names: Vec<&str> = state.places.iter().map(String::as_str).collect();
-        let ids = (0_i64..).take(names.len()).collect::<Vec<_>>();
-        let places: Vec<(&str, ArrayRef)> =
-            vec![("id", Arc::new(Int64Array::from(ids))), ("name", Arc::new(StringArray::from(names)))];
-        write_table(project, "places", places);
-        if !self.folder {
-            write_table(project, "sales", columns(state.version, &state.rows));
-            return;
+    /// The pre-aggregations of a cube.
+    fn definitions(&self, cube: &str) -> String {
+        let mut text = String::new();
+        if cube == "sales" {
+            for (number, lambda) in self.lambdas.iter().enumerate() {
+                let layers: Vec<String> =
+                    lambda.layers.iter().map(|index| format!("CUBE.{}", self.rollups[*index].name)).collect();
+                let (layers, union) = (layers.join(", "), lambda.union);
+                text.push_str(&format!(
+                    "      - {{name: lambda_{number}, type: rollup_lambda, rollups: [{layers}], union_with_source_data: \
+                     {union}}}\n"
+                ));
+            }
+            self.joins.iter().for_each(|index| text.push_str(&self.rollups[*index].joined()));
         }
-        let folder = project.join("data").join("sales");
-        fs::remove_dir_all(&folder).ok();
-        fs::create_dir_all(&folder).expect("the folder can be created");
-        let files = 1 + state.version % 3;
-        for file in 0..files {
-            let rows: Vec<Row> = state.rows.iter().skip(file).step_by(files).cloned().collect();
-            write_table(project, "part", columns(state.version, &rows));
-            fs::rename(project.join("data/part.parquet"), folder.join(format!("{file}.parquet"))).expect("one disk");
+        let own = self.rollups.iter().filter(|rollup| rollup.cube() == cube);
+        text.extend(own.map(|rollup| rollup.yaml(self.pace)));
+        match (cube, text.is_empty()) {
+            ("places", false) => format!("    pre_aggregations:\n{text}"),
+            _ => text,
         }
-    }
-
-    /// Makes the fact unreadable.
-    pub(super) fn spoil(&self, project: &Path) {
-        let path = if self.folder { "data/sales/0.parquet" } else { "data/sales.parquet" };
-        fs::write(project.join(path), "this is no Parquet file").expect("the file can be written");
     }
 }
 
 impl Rollup {
-    fn new(random: &mut Random, index: i64) -> Self {
+    fn groups(random: &mut Random, index: i64, has_rows: bool) -> Self {
         let mut measures = random.some(&MEASURES, 0, 5);
         measures.extend(["first", "last"]);
         measures.sort_unstable();
         measures.dedup();
         let time = random.maybe(15, |random| random.pick(&[Granularity::Hour, Granularity::Day, Granularity::Day]));
-        let months = [Granularity::Month, Granularity::Month, Granularity::Quarter, Granularity::Week];
-        let partition = time.and_then(|_| random.maybe(15, |random| random.pick(&months)));
+        let partition = time.and_then(|_| random.maybe(15, |random| random.pick(&PARTITIONS)));
+        let mut dimensions = random.some(&["kind", "places.name"], 0, 2);
+        dimensions.extend(random.chance(10).then_some("place"));
+        let from_rows = has_rows && random.chance(60);
+        // What is built from rows has their range.
+        let has_bounds = partition.is_some() && !from_rows && random.chance(10);
         Self {
+            kind: Kind::Groups { from_rows },
             name: format!("rollup_{index}"),
             marks: [format!("first_{index}"), format!("last_{index}")],
-            lambda: random.chance(15),
             measures,
-            dimensions: random.some(&["kind", "places.name"], 0, 2),
+            dimensions,
             segment: random.chance(20),
             time,
             partition,
+            bounds: if has_bounds { bounds(random, 50, 50) } else { (None, None) },
             scheduled: random.chance(85),
         }
     }
 
-    fn yaml(&self, hasty: bool) -> String {
-        let measures = [self.measures.join(", "), self.marks.join(", ")].join(", ");
-        let mut text = String::new();
-        if self.lambda {
-            text =
-                format!("      - {{name: {}_only, type: rollup_lambda, rollups: [CUBE.{}]}}\n", self.name, self.name);
+    fn rows(random: &mut Random) -> Self {
+        let partition = random.maybe(20, |random| random.pick(&PARTITIONS));
+        Self {
+            kind: Kind::Rows,
+            name: "rows".to_owned(),
+            marks: ["first_row".to_owned(), "last_row".to_owned()],
+            measures: Vec::new(),
+            dimensions: Vec::new(),
+            segment: false,
+            time: Some(Granularity::Day),
+            partition,
+            bounds: (None, None),
+            scheduled: random.chance(70),
         }
-        text.push_str(&format!("      - name: {}\n        measures: [{measures}]\n", self.name));
-        let mut line = |key: &str, value: &str| text.push_str(&format!("        {key}: {value}\n"));
-        if !self.dimensions.is_empty() {
-            line("dimensions", &format!("[{}]", self.dimensions.join(", ")));
+    }
+
+    fn places(random: &mut Random, kind: Kind, name: &str) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            marks: [String::new(), String::new()],
+            measures: Vec::new(),
+            dimensions: Vec::new(),
+            segment: false,
+            time: None,
+            partition: None,
+            bounds: (None, None),
+            scheduled: random.chance(85),
         }
-        if self.segment {
-            line("segments", "[large]");
+    }
+
+    /// Leaves the places to the other side of a join.
+    fn join_with_places(&mut self) {
+        self.measures.retain(|name| *name != WIDTH);
+        self.dimensions.retain(|name| *name == "kind");
+        self.dimensions.push("place");
+    }
+
+    fn cube(&self) -> &'static str {
+        match self.kind {
+            Kind::Groups { .. } | Kind::Rows => "sales",
+            Kind::Places | Kind::PlaceRows => "places",
         }
-        if let Some(time) = self.time {
-            line("time_dimension", "at");
-            line("granularity", time.as_str());
-        }
-        if let Some(partition) = self.partition {
-            line("partition_granularity", partition.as_str());
-        }
-        if !self.scheduled {
-            line("scheduled_refresh", "false");
-        }
-        // Keys change at fixed times, the second one in no run of these tests.
-        line("refresh_key", if hasty { "{every: 1 second}" } else { "{every: 5000 days}" });
-        text
     }
 
     /// `cube.rollup`.
     pub(super) fn path(&self) -> String {
-        format!("sales.{}", self.name)
-    }
-}
-
-impl State {
-    /// The first one.
-    pub(super) fn new(random: &mut Random) -> Self {
-        let places: Vec<String> = PLACES.iter().map(|name| (*name).to_owned()).collect();
-        let mut state = Self { version: 0, rows: Vec::new(), places };
-        state.insert(random, ROWS);
-        state
+        format!("{}.{}", self.cube(), self.name)
     }
 
-    /// The next one: rows inserted, changed or deleted, places renamed, times lost and found.
-    pub(super) fn next(&self, random: &mut Random, keep_places: bool) -> Self {
-        let mut next = Self { version: self.version + 1, ..self.clone() };
-        for _ in 0..random.between(1, 4) {
-            match random.between(0, 100) {
-                0..30 => {
-                    let count = random.between(1, 40);
-                    next.insert(random, count);
+    /// Whether there is one table for all zones.
+    pub(super) fn is_zoneless(&self) -> bool {
+        self.time.is_none() || self.kind == Kind::Rows
+    }
+
+    pub(super) fn is_from_rows(&self) -> bool {
+        self.kind == Kind::Groups { from_rows: true }
+    }
+
+    /// Whether its groups need the places.
+    pub(super) fn reads_places(&self) -> bool {
+        self.dimensions.contains(&"places.name") || self.measures.contains(&WIDTH)
+    }
+
+    /// The ends of its build range that are given, on the wall clock of a zone.
+    pub(super) fn given(&self, zone_name: &str) -> (Option<i64>, Option<i64>) {
+        let local = |number: i64| utc_to_local(day(number), zone(zone_name));
+        (self.bounds.0.map(local), self.bounds.1.map(local))
+    }
+
+    /// The join of it with the places.
+    fn joined(&self) -> String {
+        let dimensions: Vec<&str> = self.dimensions.iter().copied().filter(|name| *name != "place").collect();
+        let dimensions = [&dimensions[..], &["places.name"]].concat().join(", ");
+        let segments = if self.segment { ", segments: [large]" } else { "" };
+        let time = self.time.map(|time| format!(", time_dimension: at, granularity: {time}")).unwrap_or_default();
+        format!(
+            "      - {{name: {}_with_places, type: rollup_join, measures: [{}], dimensions: [{dimensions}]{segments}{time}, \
+             rollups: [CUBE.{}, places.names]}}\n",
+            self.name,
+            self.measures.join(", "),
+            self.name
+        )
+    }
+
+    fn yaml(&self, pace: Pace) -> String {
+        let mut text = format!("      - name: {}\n", self.name);
+        let mut line = |key: &str, value: &str| text.push_str(&format!("        {key}: {value}\n"));
+        match self.kind {
+            Kind::Rows | Kind::PlaceRows => line("type", "original_sql"),
+            Kind::Places => {
+                line("measures", "[count]");
+                line("dimensions", "[id, name]");
+            }
+            Kind::Groups { from_rows } => {
+                line("measures", &format!("[{}, {}]", self.measures.join(", "), self.marks.join(", ")));
+                line("dimensions", &format!("[{}]", self.dimensions.join(", ")));
+                line("use_original_sql_pre_aggregations", &from_rows.to_string());
+                if let Some(time) = self.time {
+                    line("granularity", time.as_str());
                 }
-                30..55 => next.change(random),
-                55..70 => next.rows.retain(|_| !random.chance(30)),
-                70..85 => next.delete_days(random),
-                85..92 if !keep_places => {
-                    let position = usize::try_from(random.between(0, 5)).expect("small");
-                    next.places[position] = format!("{} {}", PLACES[position], next.version);
-                }
-                _ => next.lose_times(random),
             }
         }
-        // A source without any time has no range of its own: what is built then depends on the day of the run.
-        if next.rows.iter().all(|row| row.at.is_none()) {
-            next.insert(random, 5);
+        if self.segment {
+            line("segments", "[large]");
         }
-        next
-    }
-
-    fn insert(&mut self, random: &mut Random, count: i64) {
-        // Often a part of the days, so that the range grows and shrinks.
-        let (start, end) = if random.chance(50) { (25, 60) } else { (0, DAYS) };
-        let known = self.rows.iter().map(|row| row.id).max().unwrap_or(0);
-        for id in known + 1..=known + count {
-            self.rows.push(Row {
-                id,
-                at: Some(moment(random, start, end)),
-                kind: random.maybe(10, |random| random.pick(&[0, 1, 2, 3])),
-                place: usize::try_from(random.between(0, 7)).expect("small"),
-                n: random.maybe(10, |random| random.between(-5, 30)),
-                amount: random.maybe(10, |random| random.between(-9_000, 90_000)),
-            });
+        if self.time.is_some() {
+            line("time_dimension", "at");
         }
-    }
-
-    fn change(&mut self, random: &mut Random) {
-        for row in &mut self.rows {
-            if random.chance(25) {
-                row.n = random.maybe(10, |random| random.between(-5, 30));
-                row.amount = random.maybe(10, |random| random.between(-9_000, 90_000));
-                row.kind = random.maybe(10, |random| random.pick(&[0, 1, 2, 3]));
-            } else if random.chance(10) && row.at.is_some() {
-                row.at = Some(moment(random, 0, DAYS));
+        if let Some(partition) = self.partition {
+            line("partition_granularity", partition.as_str());
+        }
+        for (key, bound) in [("build_range_start", self.bounds.0), ("build_range_end", self.bounds.1)] {
+            if let Some(number) = bound {
+                line(key, &format!("{{sql: \"SELECT '{}'\"}}", date(day(number))));
             }
         }
+        if !self.scheduled {
+            line("scheduled_refresh", "false");
+        }
+        line(
+            "refresh_key",
+            match pace {
+                // Keys change at fixed times, this one in no run of these tests.
+                Pace::Never => "{every: 5000 days}",
+                Pace::Second => "{every: 1 second}",
+                Pace::Version => "{sql: SELECT MAX(version) FROM sales}",
+            },
+        );
+        text
     }
+}
 
-    /// A stretch of days loses its rows: the first, the last or some in the middle.
-    fn delete_days(&mut self, random: &mut Random) {
-        let length = random.between(10, 40);
-        let middle = random.between(0, DAYS - length);
-        let start = random.pick(&[0, DAYS - length, middle]);
-        let (from, to) = (day(start), day(start + length));
-        self.rows.retain(|row| row.at.is_none_or(|at| at < from || to <= at));
-    }
-
-    fn lose_times(&mut self, random: &mut Random) {
-        if self.rows.iter().any(|row| row.at.is_none()) {
-            self.rows.retain(|row| row.at.is_some());
-        } else {
-            for row in &mut self.rows {
-                row.at = row.at.filter(|_| !random.chance(5));
+impl Lambda {
+    /// Maybe one in front of a rollup; maybe the rollup has a twin that goes on after it, of finer partitions.
+    fn random(random: &mut Random, rollups: &mut Vec<Rollup>, index: usize) -> Option<Self> {
+        let first = rollups[index].clone();
+        let Some(partition) = first.partition else {
+            return random.chance(15).then(|| Self { layers: vec![index], union: random.chance(50) });
+        };
+        match random.between(0, 100) {
+            0..10 => Some(Self { layers: vec![index], union: false }),
+            10..20 => Some(Self { layers: vec![index], union: true }),
+            20..38 => {
+                let finer: &[Granularity] = match partition {
+                    Granularity::Quarter => &[Granularity::Quarter, Granularity::Month],
+                    _ if random.chance(8) => &[Granularity::Day],
+                    _ => &[partition],
+                };
+                let cuts = !first.is_from_rows();
+                let mut cut = |start, end| if cuts { bounds(random, start, end) } else { (None, None) };
+                rollups[index].bounds = cut(0, 60);
+                let later = cut(25, 30);
+                rollups.push(Rollup {
+                    name: format!("{}_on", first.name),
+                    partition: Some(random.pick(finer)),
+                    bounds: later,
+                    scheduled: random.chance(85),
+                    ..first
+                });
+                Some(Self { layers: vec![index, rollups.len() - 1], union: random.chance(60) })
             }
+            _ => None,
         }
     }
 }
 
-/// UTC microseconds at which a day begins, counted from [`FIRST`].
-pub(super) fn day(number: i64) -> i64 {
-    micros(FIRST) + number * DAY
-}
-
-/// A moment of some days, often near a midnight of one of the zones.
-fn moment(random: &mut Random, start: i64, end: i64) -> i64 {
-    let within = match random.between(0, 4) {
-        0 => random.pick(&[0, 1_000, DAY - 1_000, 8 * 3600 * SECOND, 8 * 3600 * SECOND - 1_000, 7 * 3600 * SECOND]),
-        _ => random.between(0, DAY / 1_000) * 1_000,
-    };
-    day(random.between(start, end)) + within
-}
-
-fn columns(version: usize, rows: &[Row]) -> Vec<(&'static str, ArrayRef)> {
-    let version = i64::try_from(version).expect("a small number");
-    let place = |row: &Row| i64::try_from(row.place).expect("a small number");
-    vec![
-        ("id", Arc::new(rows.iter().map(|row| Some(row.id)).collect::<Int64Array>())),
-        ("at", timestamps(rows.iter().map(|row| row.at).collect())),
-        ("kind", Arc::new(rows.iter().map(|row| row.kind.map(|kind| KINDS[kind])).collect::<StringArray>())),
-        ("place", Arc::new(rows.iter().map(|row| Some(place(row))).collect::<Int64Array>())),
-        ("n", Arc::new(rows.iter().map(|row| row.n).collect::<Int64Array>())),
-        ("amount", money(rows.iter().map(|row| row.amount).collect())),
-        ("version", Arc::new(rows.iter().map(|_| Some(version)).collect::<Int64Array>())),
-    ]
+/// Days at which a build range starts and ends, each given with that chance.
+fn bounds(random: &mut Random, start: u32, end: u32) -> (Option<i64>, Option<i64>) {
+    (
+        random.maybe(100 - start, |random| random.between(0, 50)),
+        random.maybe(100 - end, |random| random.between(40, DAYS)),
+    )
 }

@@ -5,6 +5,7 @@
 //!
 //! Start with [`Engine`]; `session` has the settings and the way from text to plan.
 
+mod coded;
 pub(crate) mod error;
 pub mod functions;
 mod memory;

@@ -20,6 +20,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 
 use super::EngineOptions;
+use super::coded::with_codes;
 use super::error::{EngineError, Phase, reading_failed};
 use super::functions::{DecimalPlanner, MicrosecondPlanner, aggregate_functions, scalar_functions};
 use super::memory::SharedMemory;
@@ -37,6 +38,9 @@ const METADATA_CACHE_BYTES: usize = 256 * 1024 * 1024;
 
 /// Smallest file that several threads share.
 const SPLIT_FILE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Rows of a source from which on it pays to look how its files are encoded.
+const CODED_ROWS: u64 = 200_000;
 
 /// Nesting of parentheses and operators that the parser follows; generated filters nest deeper than its
 /// default of 50.
@@ -178,10 +182,14 @@ pub(super) async fn start(bases: &Bases, sql: &str, catalog: Arc<dyn CatalogProv
         state.config_mut().options_mut().execution.target_partitions = 1;
     }
     // Files of partitions never change; those of sources may, under the statement that reads them.
-    if tables.iter().any(|table| table.downcast_ref::<ListingTable>().is_some()) {
+    let of_source = tables.iter().any(|table| table.downcast_ref::<ListingTable>().is_some());
+    if of_source {
         state = pinned(state).map_err(planning)?;
     }
-    let plan = state.create_physical_plan(&plan).await.map_err(planning)?;
+    let mut plan = state.create_physical_plan(&plan).await.map_err(planning)?;
+    if of_source {
+        plan = with_codes(plan, &state, CODED_ROWS).await.map_err(planning)?;
+    }
     let stream = execute_stream(plan, state.task_ctx()).map_err(|error| explain(&error, &tables))?;
     Ok(Running { stream, tables })
 }

@@ -40,7 +40,7 @@ const METADATA_CACHE_BYTES: usize = 256 * 1024 * 1024;
 const SPLIT_FILE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Rows of a source from which on it pays to look how its files are encoded.
-const CODED_ROWS: u64 = 200_000;
+const CODED_ROWS: u64 = 1_000;
 
 /// Nesting of parentheses and operators that the parser follows; generated filters nest deeper than its
 /// default of 50.

@@ -119,7 +119,8 @@ impl SessionHandler {
     ) -> PgWireResult<Response> {
         if matches!(command, Command::Explain(_)) {
             let lines = self.timed(client, async { Ok(self.parts.sql.account(&bound).await?) }).await?;
-            return texts(&[QUERY_PLAN], lines.into_iter().map(|line| vec![line]).collect(), format, "EXPLAIN");
+            let lines: Vec<Vec<String>> = lines.into_iter().map(|line| vec![line]).collect();
+            return texts(&[QUERY_PLAN], &lines, format, "EXPLAIN");
         }
         let fields = Arc::new(described(&bound.fields, format));
         let started = self.timed(client, async {
@@ -193,9 +194,9 @@ impl SessionHandler {
             }
             Command::Show(name) if name == "all" => {
                 let row = |(name, value)| vec![name, value, String::new()];
-                texts(&SHOWN_OF_ALL, settings.all().into_iter().map(row).collect(), format, "SHOW")?
+                texts(&SHOWN_OF_ALL, &settings.all().into_iter().map(row).collect::<Vec<_>>(), format, "SHOW")?
             }
-            Command::Show(name) => texts(&[name], vec![vec![settings.shown(name)?]], format, "SHOW")?,
+            Command::Show(name) => texts(&[name], &[vec![settings.shown(name)?]], format, "SHOW")?,
             Command::Query(_) | Command::Explain(_) => return Err(fault("XX000", "a query is no command")),
         })
     }
@@ -225,7 +226,7 @@ fn text_fields(names: &[&str], format: &Format) -> Vec<FieldInfo> {
 }
 
 /// Rows of texts.
-fn texts(names: &[&str], found: Vec<Vec<String>>, format: &Format, tag: &str) -> PgWireResult<Response> {
+fn texts(names: &[&str], found: &[Vec<String>], format: &Format, tag: &str) -> PgWireResult<Response> {
     let fields = Arc::new(text_fields(names, format));
     let column = |(at, name): (usize, &&str)| {
         let values: StringArray = found.iter().map(|row| row.get(at).map(String::as_str)).collect();

@@ -87,7 +87,6 @@ fn text(expr: &Expr) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::{Command, commands};
-    use super::*;
 
     #[test]
     fn a_condition_that_all_rows_meet_names_the_user() {

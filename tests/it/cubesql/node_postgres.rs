@@ -39,11 +39,17 @@ fn text(sql: &str) -> Value {
 }
 
 fn with(sql: &str, values: Value) -> Value {
-    json!({"text": sql, "values": values})
+    Value::from_iter([("text", Value::from(sql)), ("values", values)])
 }
 
 fn selected(types: &[u32], rows: Value) -> Value {
-    json!({"command": "SELECT", "count": rows.as_array().map(Vec::len), "types": types, "rows": rows})
+    let count = rows.as_array().map(Vec::len);
+    Value::from_iter([
+        ("command", Value::from("SELECT")),
+        ("count", Value::from(count)),
+        ("types", Value::from(types)),
+        ("rows", rows),
+    ])
 }
 
 fn done(command: &str) -> Value {

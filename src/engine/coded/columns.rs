@@ -179,7 +179,7 @@ impl Integers {
     /// Moves the window so that it holds `value` too, or gives it up.
     fn make_room(&mut self, value: i64) {
         let IntegerCodes::Near { least, codes } = &mut self.codes else { return };
-        let first = if codes.is_empty() { value } else { value.min(*least) };
+        let mut first = if codes.is_empty() { value } else { value.min(*least) };
         let end = i128::from(value).max(i128::from(*least) + codes.len() as i128 - 1);
         let width = if codes.is_empty() { 1 } else { u64::try_from(end - i128::from(first) + 1).unwrap_or(u64::MAX) };
         if width > WINDOW {
@@ -187,10 +187,15 @@ impl Integers {
             self.codes = IntegerCodes::Far(known.collect());
             return;
         }
-        // Twice as wide as needed on the side where values come from, so that a rising column does not move it each time.
+        // Room for as many again on the side where values come from, so that a column in order does not move it each time.
         let before = usize::try_from(least.abs_diff(first)).unwrap_or(0);
         if before > 0 && !codes.is_empty() {
-            codes.splice(0..0, std::iter::repeat_n(NONE, before));
+            let spare = Some(codes.len()).filter(|spare| width + *spare as u64 <= WINDOW).unwrap_or(0);
+            let spare = first.checked_sub_unsigned(spare as u64).map_or(0, |lower| {
+                first = lower;
+                spare
+            });
+            codes.splice(0..0, std::iter::repeat_n(NONE, before + spare));
         }
         *least = first;
         let width = usize::try_from(width).unwrap_or(codes.len());
@@ -321,6 +326,17 @@ mod tests {
             assert_eq!(integers.code_of(value), code, "{value}");
         }
         assert_ne!(integers.code_of(i64::MIN), integers.code_of(i64::MAX));
+    }
+
+    #[test]
+    fn a_falling_column_does_not_move_the_window_each_time() {
+        let mut integers = Integers::default();
+        for (value, code) in (i64::MIN..i64::MIN + 100_000).rev().zip(0..) {
+            assert_eq!(integers.code_of(value), code);
+        }
+        let IntegerCodes::Near { codes, .. } = &integers.codes else { panic!("far apart") };
+        assert!(codes.len() <= 1 << 17);
+        assert_eq!(integers.code_of(i64::MIN), 99_999);
     }
 
     #[test]

@@ -180,7 +180,7 @@ struct Verdicts {
     passed: Vec<Option<bool>>,
     /// How many are known.
     known: usize,
-    /// Whether all of these pass.
+    /// Whether there are some of these that do not pass.
     some_fail: bool,
 }
 

@@ -1,9 +1,9 @@
 //! How many builds run at the same time, by data source (`pre-aggregations.md` §15).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quarry_storage::{JobRecord, StorageError, Store};
+use quarry_storage::{JobRecord, StorageError, Store, TableId};
 
 use super::jobs::Details;
 
@@ -32,7 +32,16 @@ impl Concurrency {
 #[derive(Debug)]
 pub(super) struct Permits {
     limits: Concurrency,
-    running: Mutex<HashMap<String, usize>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    /// By source.
+    builds: HashMap<String, usize>,
+    /// Tables of which somebody claims what goes into one build. A job that another worker took meanwhile would cost a
+    /// scan of its own.
+    gathering: HashSet<TableId>,
 }
 
 /// The right to build for a source, until it is dropped.
@@ -40,6 +49,7 @@ pub(super) struct Permits {
 pub(super) struct Permit {
     permits: Arc<Permits>,
     source: String,
+    gathering: Option<TableId>,
 }
 
 impl Permits {
@@ -47,7 +57,8 @@ impl Permits {
         Self { limits, running: Mutex::default() }
     }
 
-    /// Claims the next jobs whose source has room; none when there are none.
+    /// Claims the next jobs whose source has room; none when there are none. Nobody else claims jobs of that table here
+    /// before [`Permit::end_gathering`].
     pub(super) fn claim(
         self: &Arc<Self>,
         store: &Store,
@@ -57,24 +68,37 @@ impl Permits {
         let mut running = self.lock();
         let has_room = |job: &JobRecord| {
             let source = source_of(job);
-            running.get(&source).copied().unwrap_or(0) < self.limits.on(&source)
+            running.builds.get(&source).copied().unwrap_or(0) < self.limits.on(&source)
+                && !running.gathering.contains(&job.partition.table)
         };
         let Some(jobs) = store.claim_if(now, &has_room)? else { return Ok(None) };
         let source = jobs.first().map(source_of).unwrap_or_default();
-        *running.entry(source.clone()).or_default() += 1;
-        Ok(Some((jobs, Permit { permits: Arc::clone(self), source })))
+        *running.builds.entry(source.clone()).or_default() += 1;
+        let gathering = jobs.first().map(|job| job.partition.table.clone());
+        running.gathering.extend(gathering.clone());
+        Ok(Some((jobs, Permit { permits: Arc::clone(self), source, gathering })))
     }
 
-    /// A map is whole after every statement here, also in a thread that panicked.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+    /// The maps are whole after every statement here, also in a thread that panicked.
+    fn lock(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// All that is built together is claimed: the rest of the table is for others, who are to be woken.
+    pub(super) fn end_gathering(&mut self) {
+        if let Some(table) = self.gathering.take() {
+            self.permits.lock().gathering.remove(&table);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.end_gathering();
         let mut running = self.permits.lock();
-        if let Some(count) = running.get_mut(&self.source) {
+        if let Some(count) = running.builds.get_mut(&self.source) {
             *count = count.saturating_sub(1);
         }
     }
@@ -86,7 +110,7 @@ fn source_of(job: &JobRecord) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quarry_storage::{Bounds, NewJob, PartitionKey, StoreOptions, TableId};
+    use quarry_storage::{Bounds, NewJob, PartitionKey, StoreOptions};
 
     use super::*;
 
@@ -114,7 +138,8 @@ mod tests {
             .enqueue(&[job("slow", 3), job("slow", 2), job("fast", 1), job("fast", 0), job("fast", -1)], 0)
             .expect("enqueued");
         let claim = || {
-            let claimed = permits.claim(&store, 1).expect("the store works")?;
+            let mut claimed = permits.claim(&store, 1).expect("the store works")?;
+            claimed.1.end_gathering();
             Some((
                 claimed.0[0].partition.table.as_str().to_owned(),
                 claimed.0[0].partition.bucket.expect("a bucket").start,
@@ -136,5 +161,26 @@ mod tests {
         assert_eq!(name(&again), Some(("slow".to_owned(), 2)));
         drop(fast);
         assert_eq!(name(&claim()), Some(("fast".to_owned(), -1)));
+    }
+
+    #[test]
+    fn while_one_gathers_others_claim_of_other_tables() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(StoreOptions::new(dir.path().to_owned())).expect("an empty folder");
+        let permits = Arc::new(Permits::new(Concurrency::of_all(4)));
+        store.enqueue(&[job("first", 3), job("first", 2), job("other", 1)], 0).expect("enqueued");
+        let claim = || permits.claim(&store, 1).expect("the store works");
+        let start = |claimed: &(Vec<JobRecord>, Permit)| claimed.0[0].partition.bucket.map(|bucket| bucket.start);
+        let mut gathers = claim().expect("a job");
+        let other = claim().expect("a job of another table");
+        assert_eq!((start(&gathers), start(&other)), (Some(3), Some(1)));
+        assert!(claim().is_none(), "the other one of the first table was taken by somebody else");
+        gathers.1.end_gathering();
+        let rest = claim().expect("what was not gathered");
+        assert_eq!(start(&rest), Some(2));
+        store.enqueue(&[job("first", 4)], 2).expect("enqueued");
+        assert!(claim().is_none());
+        drop(rest);
+        assert_eq!(claim().as_ref().map(start), Some(Some(4)), "who is gone gathers no more");
     }
 }

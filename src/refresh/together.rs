@@ -5,7 +5,8 @@
 //! one partition is gathered at a time, and the newest is published while the others are still made. The sort is the
 //! engine's, within the memory of builds.
 //!
-//! Each partition has a file, a publish and an end of its own. What the scan did not get to when it failed is tried
+//! Each partition has a file and an end of its own; those that are finished at the same time share the syncs of one
+//! publish. What the scan did not get to when it failed is tried
 //! again in two halves, down to single partitions: one bad row fails its own partition, and what is too much for one
 //! scan takes several.
 
@@ -15,15 +16,15 @@ use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType};
 use futures::{StreamExt as _, stream};
-use quarry_storage::{Bounds, JobPhase, Lease, PartitionKey, Progress};
+use quarry_storage::{Bounds, FinishedFile, JobPhase, Lease, PartitionKey, Progress, Publish};
 use tokio::sync::mpsc;
 
 use super::Inner;
 use super::build::{BuildError, Encoder, Feed, channel, cut_off, feed_batches};
 use super::planning::{Target, find_source};
 use super::worker::{
-    Built, Claim, WorkError, layout_of, process, publish, refresh_key, report, rollups_of, settle, target_of,
-    until_cancelled,
+    Built, Claim, WorkError, layout_of, process, publication, publish, refresh_key, report, rollups_of, settle,
+    target_of, until_cancelled,
 };
 use crate::engine::EngineError;
 use crate::query::rollups::Rollups;
@@ -34,6 +35,8 @@ use crate::tasks::{TaskFailure, blocking};
 pub(super) const MAX_TOGETHER: usize = 256;
 /// Rows that the partitions of one scan had when they were built last, together: more would be sorted on disk.
 const MAX_ROWS: u64 = 8_000_000;
+/// Partitions that are published in one go: others wait for the store meanwhile.
+const PUBLISHED_AT_ONCE: usize = 64;
 /// Refresh keys that are asked at the same time.
 const KEYS_AT_ONCE: usize = 4;
 
@@ -114,6 +117,14 @@ struct Part {
 /// A partition with all its rows, by its place among the parts.
 type Whole = (usize, Encoder);
 
+/// A partition that is to be published.
+struct Finished {
+    /// Its place among the parts.
+    at: usize,
+    file: FinishedFile,
+    build_ms: u64,
+}
+
 /// Runs one scan and publishes what it gives. A partition whose jobs hold their leases afterwards was not built.
 async fn build_all(inner: Arc<Inner>, claims: Vec<Claim>) -> Result<(), WorkError> {
     let Some(first) = claims.first() else { return Ok(()) };
@@ -144,17 +155,36 @@ async fn build_all(inner: Arc<Inner>, claims: Vec<Claim>) -> Result<(), WorkErro
     };
     let shares = i64::try_from(parts.len()).unwrap_or(i64::MAX);
     let wholes = stream::poll_fn(|context| taken.poll_recv(context));
-    let publishing = wholes.for_each_concurrent(at_once, |(at, encoder)| {
-        let (inner, parts) = (Arc::clone(&inner), Arc::clone(&parts));
-        async move {
-            let spent = (inner.parts.clock.now() - started_at) / 1_000 / shares.max(1);
-            let outcome = finish(&inner, &parts[at], encoder, u64::try_from(spent).unwrap_or(0)).await;
-            settle(&inner, &parts[at].claim, outcome).await;
-            // Who waits for this one need not wait for the others.
+    let (done, mut finished) = mpsc::channel(PUBLISHED_AT_ONCE);
+    let encoding = async {
+        let encoded = wholes.for_each_concurrent(at_once, |(at, encoder)| {
+            let (inner, done) = (&inner, &done);
+            let part = &parts[at];
+            async move {
+                match encode(inner, part, encoder).await {
+                    Ok(file) => {
+                        let spent = (inner.parts.clock.now() - started_at) / 1_000 / shares.max(1);
+                        let finished = Finished { at, file, build_ms: u64::try_from(spent).unwrap_or(0) };
+                        // Whoever takes them does so to the end.
+                        let _ = done.send(finished).await;
+                    }
+                    Err(error) => settle(inner, &part.claim, Err(error)).await,
+                }
+            }
+        });
+        encoded.await;
+        drop(done);
+    };
+    let publishing = async {
+        let mut some = Vec::new();
+        // As many as have come meanwhile: the first is not kept waiting, and those behind it share a sync of the disk.
+        while finished.recv_many(&mut some, PUBLISHED_AT_ONCE).await > 0 {
+            publish_finished(&inner, &parts, std::mem::take(&mut some)).await;
+            // Who waits for one of these need not wait for the others.
             inner.pulse();
         }
-    });
-    let (scanned, ()) = futures::join!(scan, publishing);
+    };
+    let (scanned, (), ()) = futures::join!(scan, encoding, publishing);
     scanned
 }
 
@@ -183,13 +213,35 @@ async fn prepare(inner: &Inner, rollups: &Rollups, claims: Vec<Claim>) -> Vec<Pa
     parts
 }
 
-/// Encodes and publishes one partition.
-async fn finish(inner: &Inner, part: &Part, encoder: Encoder, build_ms: u64) -> Result<Built, WorkError> {
+/// The file of one partition.
+async fn encode(inner: &Inner, part: &Part, encoder: Encoder) -> Result<FinishedFile, WorkError> {
     if !inner.parts.store.holds_any(&part.claim.leases) {
         return Err(WorkError::Cancelled);
     }
-    let file = blocking(move || encoder.finish()).await?;
-    publish(inner, &part.claim, file, part.refresh_key.clone(), build_ms).await
+    Ok(blocking(move || encoder.finish()).await?)
+}
+
+/// Publishes partitions, and ends their jobs.
+async fn publish_finished(inner: &Inner, parts: &[Part], finished: Vec<Finished>) {
+    let (grouped, single): (Vec<_>, Vec<_>) =
+        finished.into_iter().partition(|finished| parts[finished.at].claim.group.is_some());
+    for Finished { at, file, build_ms } in grouped {
+        let Part { claim, refresh_key, .. } = &parts[at];
+        let outcome = publish(inner, claim, file, refresh_key.clone(), build_ms).await;
+        settle(inner, claim, outcome).await;
+    }
+    let whose: Vec<(&Claim, u64)> =
+        single.iter().map(|finished| (&parts[finished.at].claim, finished.file.rows())).collect();
+    let publishes = single.into_iter().map(|Finished { at, file, build_ms }| {
+        let Part { claim, refresh_key, .. } = &parts[at];
+        publication(inner, claim, file, refresh_key.clone(), build_ms)
+    });
+    let publishes: Vec<Publish> = publishes.collect();
+    let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
+    let outcomes = blocking(move || store.publish_each(publishes, clock.now())).await;
+    for ((claim, rows), outcome) in whose.into_iter().zip(outcomes) {
+        settle(inner, claim, outcome.map(|_| Built::Published(rows)).map_err(WorkError::Publish)).await;
+    }
 }
 
 /// One scan and where its rows go.

@@ -63,6 +63,9 @@ pub(super) enum WorkError {
     /// The file was not published.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// As above, of several that were to be published in one go.
+    #[error(transparent)]
+    Publish(Arc<StorageError>),
     /// A mistake of ours; the server was stopped.
     #[error(transparent)]
     Task(#[from] TaskFailure),
@@ -78,10 +81,13 @@ pub(super) async fn work(inner: Arc<Inner>) {
         // Marked as seen before the claim, so that what comes after it is not slept through.
         pulse.borrow_and_update();
         match claim(&inner).await {
-            Ok(Some((jobs, permit))) => {
+            Ok(Some((jobs, mut permit))) => {
                 pause = LEAST_PAUSE;
                 if let Some(claim) = Claim::new(&jobs) {
-                    build_claimed(&inner, claim).await;
+                    let more = together::companions(&inner, &claim).await;
+                    permit.end_gathering();
+                    inner.pulse();
+                    build_all_claimed(&inner, claim, more).await;
                 }
                 // Given back before the others are woken, so that they find the room.
                 drop(permit);
@@ -109,12 +115,18 @@ pub(super) async fn work(inner: Arc<Inner>) {
 pub(super) fn build_claimed(inner: &Arc<Inner>, claim: Claim) -> BoxFuture<'_, ()> {
     // Boxed: a build may have another one done first.
     async move {
-        match together::companions(inner, &claim).await {
-            more if more.is_empty() => process(inner, claim).await,
-            more => together::process_all(inner, claim, more).await,
-        }
+        let more = together::companions(inner, &claim).await;
+        build_all_claimed(inner, claim, more).await;
     }
     .boxed()
+}
+
+async fn build_all_claimed(inner: &Arc<Inner>, claim: Claim, more: Vec<Claim>) {
+    if more.is_empty() {
+        process(inner, claim).await;
+    } else {
+        together::process_all(inner, claim, more).await;
+    }
 }
 
 async fn claim(inner: &Inner) -> Result<Option<(Vec<JobRecord>, Permit)>, StorageError> {
@@ -199,6 +211,9 @@ pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<Built, 
         Err(WorkError::Cancelled | WorkError::Storage(StorageError::LostLease { .. })) => {
             tracing::info!(partition = %PartitionName(key), "the build was cancelled");
         }
+        Err(WorkError::Publish(error)) if matches!(*error, StorageError::LostLease { .. }) => {
+            tracing::info!(partition = %PartitionName(key), "the build was cancelled");
+        }
         Err(error) => {
             tracing::warn!(partition = %PartitionName(key), %error, "failed to build a partition");
             inner.backoff.note_failure(&backoff_name(key), inner.parts.clock.now());
@@ -224,12 +239,8 @@ pub(super) async fn publish(
     refresh_key: String,
     build_ms: u64,
 ) -> Result<Built, WorkError> {
-    let (rows, size_bytes) = (file.rows(), file.size_bytes());
-    let phase = if claim.group.is_some() { JobPhase::Waiting } else { JobPhase::Publishing };
-    report(inner, &claim.leases, Progress { phase, rows, size_bytes, ..Progress::default() });
-    let (key, jobs) = (claim.key.clone(), claim.leases.to_vec());
-    let gate = if claim.asked_at.is_some() { Gate::Open } else { Gate::Guarded };
-    let publish = Publish { key, file, refresh_key, build_ms, jobs, gate };
+    let rows = file.rows();
+    let publish = publication(inner, claim, file, refresh_key, build_ms);
     let (store, clock) = (inner.parts.store.clone(), inner.parts.clock);
     let Some(group) = claim.group.clone() else {
         blocking(move || store.publish(publish, clock.now())).await?;
@@ -239,6 +250,21 @@ pub(super) async fn publish(
     let published = blocking(move || groups.publish(&store, &group, publish, clock.now())).await?;
     published.iter().for_each(|key| inner.backoff.forget(&backoff_name(key)));
     Ok(if published.is_empty() { Built::Waiting } else { Built::Published(rows) })
+}
+
+/// What the store is asked to publish for a claim; its jobs show that.
+pub(super) fn publication(
+    inner: &Inner,
+    claim: &Claim,
+    file: FinishedFile,
+    refresh_key: String,
+    build_ms: u64,
+) -> Publish {
+    let (rows, size_bytes) = (file.rows(), file.size_bytes());
+    let phase = if claim.group.is_some() { JobPhase::Waiting } else { JobPhase::Publishing };
+    report(inner, &claim.leases, Progress { phase, rows, size_bytes, ..Progress::default() });
+    let gate = if claim.asked_at.is_some() { Gate::Open } else { Gate::Guarded };
+    Publish { key: claim.key.clone(), file, refresh_key, build_ms, jobs: claim.leases.to_vec(), gate }
 }
 
 /// Ends once nobody wants the build any more. Whoever cancels a job moves the pulse.
@@ -371,16 +397,8 @@ async fn record_failure(inner: &Inner, leases: Arc<[Lease]>, cause: String) {
 /// What clients see of a failure. The store's own troubles name files of the server: those are for its log.
 fn cause_of(error: &WorkError) -> String {
     let text = match error {
-        WorkError::Storage(fault) | WorkError::Build(BuildError::Storage(fault)) => match fault.kind() {
-            ErrorKind::Refused => fault.to_string(),
-            ErrorKind::Full => "no space left to store the partition".to_owned(),
-            ErrorKind::NotFound
-            | ErrorKind::Conflict
-            | ErrorKind::Transient
-            | ErrorKind::Corrupt
-            | ErrorKind::Locked
-            | ErrorKind::Bug => "the partition could not be stored; the server's log says why".to_owned(),
-        },
+        WorkError::Storage(fault) | WorkError::Build(BuildError::Storage(fault)) => cause_of_fault(fault),
+        WorkError::Publish(fault) => cause_of_fault(fault),
         WorkError::Cancelled
         | WorkError::Gone
         | WorkError::Rows { .. }
@@ -391,6 +409,19 @@ fn cause_of(error: &WorkError) -> String {
         | WorkError::Task(_) => error.to_string(),
     };
     if text.trim().is_empty() { "the build failed without a reason".to_owned() } else { text }
+}
+
+fn cause_of_fault(fault: &StorageError) -> String {
+    match fault.kind() {
+        ErrorKind::Refused => fault.to_string(),
+        ErrorKind::Full => "no space left to store the partition".to_owned(),
+        ErrorKind::NotFound
+        | ErrorKind::Conflict
+        | ErrorKind::Transient
+        | ErrorKind::Corrupt
+        | ErrorKind::Locked
+        | ErrorKind::Bug => "the partition could not be stored; the server's log says why".to_owned(),
+    }
 }
 
 /// What the scheduler's back-off calls a partition.

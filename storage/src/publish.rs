@@ -5,16 +5,23 @@
 //! catalog is synced before memory shows it. A crash before the batch leaves an orphan file, a crash after it
 //! leaves a garbage record; both are cleaned up later, and there is no third state.
 
+use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use crate::catalog::{Batch, PartitionRecord};
 use crate::footer::Footer;
 use crate::gc::GarbageFile;
+use crate::hashing::Extent;
 use crate::store::{NextSnapshot, RowBand, State, retire};
 use crate::{
     Bounds, FileId, FinishedFile, JobOutput, JobRecord, JobState, Lease, Partition, PartitionKey, SnapshotId,
     StorageError, Store, Table, TableId,
 };
+
+/// Files that are synced at the same time: most of a sync is a wait, and the file system serves several at once.
+const SYNCS_AT_ONCE: usize = 8;
 
 /// Whether a result may replace one that looks saner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +62,27 @@ pub(crate) struct NewVersion {
     pub(crate) held: bool,
 }
 
-/// A version with its footer, in a batch that is not written yet.
+/// A version whose file has its footer, durably.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    file: FinishedFile,
+    footer: Footer,
+    extent: Extent,
+}
+
+/// A version in a batch that is not written yet.
 #[derive(Debug)]
 pub(crate) struct Staged {
     file: FinishedFile,
     pub(crate) partition: Arc<Partition>,
     place: (TableId, i64),
     garbage: Option<(FileId, GarbageFile)>,
+}
+
+/// A publish that passed all checks, and the jobs that it ends.
+struct Checked {
+    version: NewVersion,
+    running: Vec<JobRecord>,
 }
 
 impl Store {
@@ -93,62 +114,121 @@ impl Store {
         publishes.iter().try_for_each(|publish| self.check_file(&publish.key, &publish.file))?;
 
         let mut state = self.lock()?;
-        let mut running = Vec::with_capacity(publishes.len());
-        for publish in &publishes {
-            running.push(self.leased_jobs(&state, &publish.key, &publish.jobs)?);
+        let next = self.next_snapshot(&mut state);
+        let mut checked: Vec<Checked> = Vec::with_capacity(publishes.len());
+        for publish in publishes {
+            let new = self.check(&state, &next, publish, &checked, now)?;
+            checked.push(new);
         }
-        check_groups(&state, &running)?;
-        let mut next = self.next_snapshot(&mut state);
-        let mut batch = Batch::default();
-        let (mut staged, mut done) = (Vec::with_capacity(publishes.len()), Vec::new());
-        for (Publish { key, file, refresh_key, build_ms, gate, .. }, running) in publishes.into_iter().zip(running) {
-            let table = next.table(&key.table);
-            check_overlap(table, &key)?;
-            let old = table.partitions.get(&key.start()).map(Arc::as_ref);
-            check_gate(gate, self.inner.row_band, &key, file.rows, old)?;
-
-            let time_bounds = file.time.and_then(|time| time.bounds);
-            let version = NewVersion { key, file, time_bounds, refresh_key, built_at: now, build_ms, held: false };
-            let new = self.stage(&state, &mut next, &mut batch, version, now)?;
-            let output = Some(JobOutput { rows: new.partition.rows, size_bytes: new.partition.size_bytes });
-            done.extend(running.into_iter().map(|job| {
-                let state = JobState::Done { file: new.partition.file, output };
-                JobRecord { state, ended_at: Some(now), ..job }
-            }));
-            staged.push(new);
-        }
-        self.commit_staged(&mut state, next, batch, staged, &done)
+        check_groups(&state, checked.iter().flat_map(|checked| &checked.running))?;
+        let (versions, running): (Vec<_>, Vec<_>) = checked.into_iter().map(|new| (new.version, new.running)).unzip();
+        let sealed = self.seal_all(&next, versions).into_iter().collect::<Result<Vec<Sealed>, _>>()?;
+        self.commit_sealed(&mut state, next, sealed.into_iter().zip(running), now)
     }
 
-    /// Gives a file its footer and puts it into the next state and the batch. The caller holds the lock, has
-    /// checked everything, and goes on with [`Store::commit_staged`].
-    pub(crate) fn stage(
+    /// As [`Store::publish`], several partitions of which each succeeds or fails on its own, for little more than the
+    /// price of one: they share the wait for the disk. Gives the outcomes in the order of `publishes`.
+    ///
+    /// # Errors
+    /// Of each as [`Store::publish`]. What concerns them all, such as a catalog that cannot be written, is everyone's.
+    pub fn publish_each(&self, publishes: Vec<Publish>, now: i64) -> Vec<Result<SnapshotId, Arc<StorageError>>> {
+        let count = publishes.len();
+        self.try_publish_each(publishes, now).unwrap_or_else(|error| {
+            let error = Arc::new(error);
+            vec![Err(error); count]
+        })
+    }
+
+    fn try_publish_each(
+        &self,
+        publishes: Vec<Publish>,
+        now: i64,
+    ) -> Result<Vec<Result<SnapshotId, Arc<StorageError>>>, StorageError> {
+        let files: Vec<_> = publishes.iter().map(|publish| self.check_file(&publish.key, &publish.file)).collect();
+        let mut state = self.lock()?;
+        let next = self.next_snapshot(&mut state);
+        let id = next.id();
+        let mut outcomes = Vec::with_capacity(publishes.len());
+        // With their places in the order of `publishes`.
+        let (mut places, mut checked) = (Vec::new(), Vec::new());
+        for (publish, file) in publishes.into_iter().zip(files) {
+            let new = file.and_then(|()| {
+                let new = self.check(&state, &next, publish, &checked, now)?;
+                check_groups(&state, new.running.iter())?;
+                Ok(new)
+            });
+            let outcome = new.map(|new| {
+                places.push(outcomes.len());
+                checked.push(new);
+                id
+            });
+            outcomes.push(outcome.map_err(Arc::new));
+        }
+        let (versions, running): (Vec<_>, Vec<_>) = checked.into_iter().map(|new| (new.version, new.running)).unzip();
+        let mut sealed = Vec::with_capacity(versions.len());
+        for ((file, running), place) in self.seal_all(&next, versions).into_iter().zip(running).zip(places) {
+            match (file, outcomes.get_mut(place)) {
+                (Ok(file), _) => sealed.push((file, running)),
+                (Err(error), Some(outcome)) => *outcome = Err(Arc::new(error)),
+                (Err(error), None) => return Err(error),
+            }
+        }
+        if !sealed.is_empty() {
+            self.commit_sealed(&mut state, next, sealed.into_iter(), now)?;
+        }
+        Ok(outcomes)
+    }
+
+    /// All that can be said against a publish. `before` are published in the same step.
+    fn check(
         &self,
         state: &State,
-        next: &mut NextSnapshot,
-        batch: &mut Batch,
-        version: NewVersion,
+        next: &NextSnapshot,
+        publish: Publish,
+        before: &[Checked],
         now: i64,
-    ) -> Result<Staged, StorageError> {
-        let NewVersion { key, mut file, time_bounds, refresh_key, built_at, build_ms, held } = version;
-        let sequence = next.id().0;
-        let is_new_table = !self.snapshot().tables.contains_key(&key.table);
-        let table = next.table(&key.table);
-        let footer = Footer {
-            key: key.clone(),
-            file: file.file.id,
-            sequence,
-            rows: file.rows,
-            data: file.data,
-            time_bounds,
-            refresh_key,
-            built_at,
-            build_ms,
-            held,
-            state: table.state,
+    ) -> Result<Checked, StorageError> {
+        let Publish { key, file, refresh_key, build_ms, jobs, gate } = publish;
+        let running = self.leased_jobs(state, &key, &jobs)?;
+        let before = before.iter().map(|checked| &checked.version.key).filter(|before| before.table == key.table);
+        check_apart(&key, before.map(|before| before.bucket))?;
+        next.snapshot.tables.get(&key.table).map_or(Ok(()), |table| check_overlap(table, &key))?;
+        check_gate(gate, self.inner.row_band, &key, file.rows, next.snapshot.find(&key).map(Arc::as_ref))?;
+        let time_bounds = file.time.and_then(|time| time.bounds);
+        let version = NewVersion { key, file, time_bounds, refresh_key, built_at: now, build_ms, held: false };
+        Ok(Checked { version, running })
+    }
+
+    /// Gives files their footers, durably. The caller holds the lock and has checked everything.
+    pub(crate) fn seal_all(&self, next: &NextSnapshot, versions: Vec<NewVersion>) -> Vec<Result<Sealed, StorageError>> {
+        let seal = |version: NewVersion| {
+            let NewVersion { key, mut file, time_bounds, refresh_key, built_at, build_ms, held } = version;
+            let footer = Footer {
+                state: next.snapshot.tables.get(&key.table).map(|table| table.state).unwrap_or_default(),
+                key,
+                file: file.file.id,
+                sequence: next.id().0,
+                rows: file.rows,
+                data: file.data,
+                time_bounds,
+                refresh_key,
+                built_at,
+                build_ms,
+                held,
+            };
+            let extent = file.seal(&footer)?;
+            Ok(Sealed { file, footer, extent })
         };
-        let extent = file.seal(&footer, &self.inner.files)?;
+        in_parallel(versions, SYNCS_AT_ONCE, seal)
+    }
+
+    /// Puts a version into the next state and the batch.
+    pub(crate) fn stage(state: &State, next: &mut NextSnapshot, batch: &mut Batch, sealed: Sealed, now: i64) -> Staged {
+        let Sealed { file, footer, extent } = sealed;
+        let key = footer.key.clone();
         let record = PartitionRecord::of_footer(&footer, extent);
+        let is_new_table = !next.snapshot.tables.contains_key(&key.table);
+        let table = next.table(&key.table);
         if is_new_table {
             batch.put_table(&key.table, &table.state);
         }
@@ -163,7 +243,29 @@ impl Store {
             (None, None) => None,
         };
         let garbage = old.map(|(old, readers)| retire(batch, key, old, readers, now));
-        Ok(Staged { file, partition, place, garbage })
+        Staged { file, partition, place, garbage }
+    }
+
+    /// Commits versions that end jobs.
+    fn commit_sealed(
+        &self,
+        state: &mut State,
+        mut next: NextSnapshot,
+        sealed: impl Iterator<Item = (Sealed, Vec<JobRecord>)>,
+        now: i64,
+    ) -> Result<SnapshotId, StorageError> {
+        let mut batch = Batch::default();
+        let (mut staged, mut done) = (Vec::new(), Vec::new());
+        for (sealed, running) in sealed {
+            let new = Self::stage(state, &mut next, &mut batch, sealed, now);
+            let output = Some(JobOutput { rows: new.partition.rows, size_bytes: new.partition.size_bytes });
+            done.extend(running.into_iter().map(|job| {
+                let state = JobState::Done { file: new.partition.file, output };
+                JobRecord { state, ended_at: Some(now), ..job }
+            }));
+            staged.push(new);
+        }
+        self.commit_staged(state, next, batch, staged, &done)
     }
 
     /// Writes the batch; then memory, which cannot fail.
@@ -175,6 +277,9 @@ impl Store {
         staged: Vec<Staged>,
         ended: &[JobRecord],
     ) -> Result<SnapshotId, StorageError> {
+        // A file's own sync does not cover its name.
+        let folders: BTreeSet<&Path> = staged.iter().filter_map(|new| new.partition.path.parent()).collect();
+        folders.into_iter().try_for_each(|folder| self.inner.files.sync_folder(folder))?;
         ended.iter().for_each(|job| batch.put_job(job));
         batch.put_snapshot(next.id());
         let mut garbage = Vec::new();
@@ -230,8 +335,8 @@ impl Store {
 }
 
 /// No job is left of the groups whose partitions are published.
-fn check_groups(state: &State, running: &[Vec<JobRecord>]) -> Result<(), StorageError> {
-    let running: Vec<&JobRecord> = running.iter().flatten().collect();
+fn check_groups<'a>(state: &State, running: impl Iterator<Item = &'a JobRecord>) -> Result<(), StorageError> {
+    let running: Vec<&JobRecord> = running.collect();
     match state.jobs.companions(&running).first() {
         Some(missing) => Err(StorageError::PartOfGroup { partition: missing.partition.clone() }),
         None => Ok(()),
@@ -252,19 +357,24 @@ fn check_times(key: &PartitionKey, file: &FinishedFile) -> Result<(), StorageErr
     }
 }
 
-/// No other partition of the table shares a moment with this one. One without bucket covers everything.
+/// No other partition of the table shares a moment with this one.
 pub(crate) fn check_overlap(table: &Table, key: &PartitionKey) -> Result<(), StorageError> {
+    check_apart(key, table.partitions.values().map(|other| other.bucket))
+}
+
+/// No other bucket shares a moment with a partition's. One without bucket covers everything.
+fn check_apart(key: &PartitionKey, mut others: impl Iterator<Item = Option<Bounds>>) -> Result<(), StorageError> {
     let everything = Bounds { start: i64::MIN, end: i64::MAX };
     let wanted = key.bucket.unwrap_or(everything);
-    let clash = table.partitions.values().find(|other| {
-        let live = other.bucket.unwrap_or(everything);
-        other.bucket != key.bucket && live.start < wanted.end && wanted.start < live.end
+    let clash = others.find(|other| {
+        let live = other.unwrap_or(everything);
+        *other != key.bucket && live.start < wanted.end && wanted.start < live.end
     });
     match clash {
         None => Ok(()),
-        Some(other) => Err(StorageError::Overlap {
+        Some(bucket) => Err(StorageError::Overlap {
             partition: key.clone(),
-            other: PartitionKey { table: key.table.clone(), bucket: other.bucket },
+            other: PartitionKey { table: key.table.clone(), bucket },
         }),
     }
 }
@@ -292,6 +402,30 @@ fn check_gate(
         }
         _ => Ok(()),
     }
+}
+
+/// Does the same with all items, in so many threads at most: what waits for the disk waits for it once.
+fn in_parallel<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let share = items.len().div_ceil(threads.max(1));
+    if items.len() < 2 || share == 0 {
+        return items.into_iter().map(work).collect();
+    }
+    let (mut items, mut shares) = (items.into_iter(), Vec::new());
+    loop {
+        let part: Vec<T> = items.by_ref().take(share).collect();
+        if part.is_empty() {
+            break;
+        }
+        shares.push(part);
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let running =
+            shares.into_iter().map(|share| scope.spawn(move || share.into_iter().map(work).collect::<Vec<R>>()));
+        let running: Vec<_> = running.collect();
+        let done = running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        done.flatten().collect()
+    })
 }
 
 #[cfg(test)]

@@ -193,19 +193,18 @@ impl Store {
     ) -> Result<(SnapshotId, Vec<RolledBack>), StorageError> {
         let mut state = self.lock()?;
         let mut next = self.next_snapshot(&mut state);
-        let mut batch = Batch::default();
-        let (mut staged, mut rolled_back) = (Vec::new(), Vec::new());
+        let (mut versions, mut changes) = (Vec::new(), Vec::new());
         let mut ended: HashMap<JobId, JobRecord> = HashMap::new();
         for (Chosen { key, pinned, live }, file) in copies {
             if next.snapshot.find(&key).map(|live| live.file) != live.as_ref().map(|live| live.file) {
                 return Err(StorageError::Changed { partition: key });
             }
-            check_overlap(next.table(&key.table), &key)?;
+            next.snapshot.tables.get(&key.table).map_or(Ok(()), |table| check_overlap(table, &key))?;
             let mut cancelled: Vec<&JobRecord> = state.jobs.of(&key).collect();
             cancelled.extend(state.jobs.companions(&cancelled));
             cancelled.retain(|job| !ended.contains_key(&job.id));
             let cancelled: Vec<JobRecord> = cancelled.into_iter().map(|job| cancelled_at(job, now)).collect();
-            let version = NewVersion {
+            versions.push(NewVersion {
                 key: key.clone(),
                 file,
                 time_bounds: pinned.time_bounds,
@@ -213,17 +212,21 @@ impl Store {
                 built_at: pinned.built_at,
                 build_ms: pinned.build_ms,
                 held: true,
-            };
-            let new = self.stage(&state, &mut next, &mut batch, version, now)?;
-            rolled_back.push(RolledBack {
-                partition: key,
-                from: live,
-                to: Arc::clone(&new.partition),
-                cancelled: cancelled.iter().map(|job| job.id.clone()).collect(),
             });
-            staged.push(new);
+            changes.push((key, live, cancelled.iter().map(|job| job.id.clone()).collect()));
             ended.extend(cancelled.into_iter().map(|job| (job.id.clone(), job)));
         }
+        let sealed = self.seal_all(&next, versions).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut batch = Batch::default();
+        let staged: Vec<_> =
+            sealed.into_iter().map(|sealed| Self::stage(&state, &mut next, &mut batch, sealed, now)).collect();
+        let rolled_back = changes.into_iter().zip(&staged).map(|((partition, from, cancelled), new)| RolledBack {
+            partition,
+            from,
+            to: Arc::clone(&new.partition),
+            cancelled,
+        });
+        let rolled_back = rolled_back.collect();
         let ended: Vec<JobRecord> = ended.into_values().collect();
         let id = self.commit_staged(&mut state, next, batch, staged, &ended)?;
         Ok((id, rolled_back))

@@ -27,6 +27,8 @@ use crate::{FileId, PartitionKey, StorageError};
 
 /// A partition of ordinary size is one row group, so that a scan has one dictionary a column.
 const ROW_GROUP_ROWS: usize = 1_000_000;
+/// A file of that many bytes is synced before its publish.
+const LARGE_BYTES: u64 = 1 << 20;
 /// Small pages let a filter on a sorted dimension skip most of the file.
 const PAGE_ROWS: usize = 4096;
 
@@ -41,7 +43,7 @@ pub struct PartitionWriter {
     time: Option<TimeSpan>,
 }
 
-/// A file with all its rows, synced, that waits for its publish; dropping it unpublished deletes it.
+/// A file with all its rows that waits for its publish; dropping it unpublished deletes it.
 #[derive(Debug)]
 pub struct FinishedFile {
     pub(crate) file: FileName,
@@ -125,7 +127,7 @@ impl PartitionWriter {
         self.encoder.as_ref().map_or(0, |encoder| (encoder.bytes_written() + encoder.in_progress_size()) as u64)
     }
 
-    /// Writes and syncs all rows. A file without rows is a valid one.
+    /// Writes all rows. A file without rows is a valid one.
     ///
     /// # Errors
     /// As [`PartitionWriter::write`].
@@ -134,8 +136,10 @@ impl PartitionWriter {
         let mut encoder = self.encoder.ok_or_else(|| StorageError::Broken(path.to_owned()))?;
         encoder.flush().map_err(|e| StorageError::parquet("write", path, e))?;
         encoder.sync().map_err(|e| StorageError::io("write", path, e))?;
-        // Here and not at the publish, which others wait for: by far the most bytes are synced now.
-        encoder.inner_mut().sync().map_err(|e| StorageError::io("sync", path, e))?;
+        // Here and not at the publish, which others wait for. Few bytes are synced with the footer, at one price.
+        if encoder.inner().extent().size_bytes >= LARGE_BYTES {
+            encoder.inner_mut().sync().map_err(|e| StorageError::io("sync", path, e))?;
+        }
         encoder.inner_mut().close();
         Ok(FinishedFile {
             rows: self.rows,
@@ -170,20 +174,19 @@ impl FinishedFile {
         Ok(())
     }
 
-    /// Writes the footer, syncs the file and its name, and reads the footer back; gives the whole file's extent.
+    /// Writes the footer, syncs the file, and reads the footer back; gives the whole file's extent. The file's name is
+    /// not synced.
     ///
     /// # Errors
     /// `Full`, `Transient`, or `Corrupt`: the file is of no use then.
-    pub(crate) fn seal(&mut self, footer: &Footer, files: &Files) -> Result<Extent, StorageError> {
+    pub(crate) fn seal(&mut self, footer: &Footer) -> Result<Extent, StorageError> {
         let path = self.file.path.path();
         self.encoder.inner_mut().mark();
         footer.to_values().into_iter().for_each(|value| self.encoder.append_key_value_metadata(value));
         // Not `into_inner`, which turns a full disk into mere text.
         self.encoder.finish().map_err(|e| StorageError::parquet("write", path, e))?;
-        // Both, in this order, before the catalog is written: a record must never name a file that a power cut
-        // can take away.
+        // Before the catalog is written: a record must never name a file that a power cut can take away.
         self.encoder.inner_mut().sync().map_err(|e| StorageError::io("sync", path, e))?;
-        path.parent().map_or(Ok(()), |folder| files.sync_folder(folder))?;
         let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
         let tail = read_extent(&mut file, self.data.size_bytes, u64::MAX);
         let tail = tail.map_err(|e| StorageError::io("read", path, e))?;
@@ -340,7 +343,7 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn seal(dir: &TempDir, file: &mut FinishedFile) -> (Footer, Extent) {
+    fn seal(file: &mut FinishedFile) -> (Footer, Extent) {
         let state = TableState { range: Some(Bounds { start: -5, end: 5 }), complete: true };
         let footer = Footer {
             key: key(),
@@ -355,7 +358,7 @@ mod tests {
             held: true,
             state,
         };
-        let extent = file.seal(&footer, &files(dir)).unwrap();
+        let extent = file.seal(&footer).unwrap();
         (footer, extent)
     }
 
@@ -371,7 +374,7 @@ mod tests {
         let mut file = finish(&dir, &[batch.clone(), batch.slice(1, 2)], None);
         assert_eq!((file.rows(), file.schema()), (5, batch.schema()));
         file.check_data().unwrap();
-        let (_, extent) = seal(&dir, &mut file);
+        let (_, extent) = seal(&mut file);
         let bytes = fs::read(file.file.path.path()).unwrap();
         assert_eq!(extent.size_bytes, bytes.len() as u64);
         assert_eq!(extent.checksum, xxhash_rust::xxh3::xxh3_64(&bytes));
@@ -389,7 +392,7 @@ mod tests {
         let mut file = finish(&dir, &[rows], None);
         let path = file.file.path.path().to_owned();
         assert!(matches!(read_ending(&path).unwrap(), Ending::None(_)));
-        let (footer, _) = seal(&dir, &mut file);
+        let (footer, _) = seal(&mut file);
         let Ending::Ours(found) = read_ending(&path).unwrap() else { panic!("no footer of ours") };
         assert_eq!(*found, footer);
         found.check_data(&path).unwrap();
@@ -405,7 +408,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..10_000).map(|i| format!("brand {}", i % 50))));
         let mut file = finish(&dir, &[batch(vec![("brand", text)])], None);
-        seal(&dir, &mut file);
+        seal(&mut file);
         let path = file.file.path.path();
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Required)
@@ -437,7 +440,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let empty = batch(vec![("n", Arc::new(Int64Array::from(Vec::<i64>::new())) as _)]);
         let mut file = finish(&dir, &[empty], None);
-        seal(&dir, &mut file);
+        seal(&mut file);
         let reader = SerializedFileReader::new(File::open(file.file.path.path()).unwrap()).unwrap();
         assert_eq!((file.rows(), reader.metadata().file_metadata().num_rows()), (0, 0));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayData, ArrayRef, AsArray as _, DictionaryArray, Int64Array, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type};
 use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result;
 use hashbrown::HashMap;
@@ -107,10 +107,15 @@ impl Integers {
 
     /// As [`Coder::encode`].
     pub(super) fn encode(&mut self, column: &ArrayRef) -> Result<Vec<u32>> {
+        if column.null_count() == 0
+            && let Some(dates) = column.as_primitive_opt::<Date32Type>()
+        {
+            return Ok(self.encode_all(dates.values()));
+        }
         let column = cast(column, &DataType::Int64)?;
         let column = column.as_primitive::<Int64Type>();
         if column.null_count() == 0 {
-            return Ok(column.values().iter().map(|value| self.code_of(*value)).collect());
+            return Ok(self.encode_all(column.values()));
         }
         let code = |value: Option<i64>| match value {
             Some(value) => self.code_of(value),
@@ -137,6 +142,24 @@ impl Integers {
             IntegerCodes::Far(codes) => codes.allocation_size(),
         };
         codes + self.values.capacity() * size_of::<Option<i64>>()
+    }
+
+    fn encode_all<T: Copy + Into<i64>>(&mut self, values: &[T]) -> Vec<u32> {
+        let IntegerCodes::Near { least, codes } = &self.codes else {
+            return values.iter().map(|value| self.code_of((*value).into())).collect();
+        };
+        // Nearly always all are known: those that are not come after.
+        let (least, known) = (*least, codes.as_slice());
+        let code = |value: &T| {
+            let distance = Into::<i64>::into(*value).wrapping_sub(least).cast_unsigned();
+            usize::try_from(distance).ok().and_then(|at| known.get(at)).copied().unwrap_or(NONE)
+        };
+        let mut codes: Vec<u32> = values.iter().map(code).collect();
+        if codes.contains(&NONE) {
+            let unknown = codes.iter_mut().zip(values).filter(|(code, _)| **code == NONE);
+            unknown.for_each(|(code, value)| *code = self.code_of((*value).into()));
+        }
+        codes
     }
 
     #[inline]
@@ -223,8 +246,8 @@ impl Texts {
             .ok_or_else(|| exec_datafusion_err!("a column was not read as a dictionary: {}", column.data_type()))?;
         let entries = self.entries(column);
         let null = if column.null_count() > 0 { self.code_of_null() } else { NONE };
-        let keys = column.keys();
-        let code = |key: &i32| usize::try_from(*key).ok().and_then(|key| entries.get(key)).copied().unwrap_or(null);
+        let (keys, known) = (column.keys(), entries.as_slice());
+        let code = move |key: &i32| usize::try_from(*key).ok().and_then(|key| known.get(key)).copied().unwrap_or(null);
         let codes = if keys.null_count() == 0 {
             keys.values().iter().map(code).collect()
         } else {

@@ -9,6 +9,32 @@ use super::columns::NONE;
 /// Combinations that are looked up by their place: a table of 8 MiB at most.
 const DENSE_BITS: u32 = 21;
 
+/// The codes of a key in some rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowCodes<'a> {
+    /// By row.
+    pub(super) codes: &'a [u32],
+    /// If these are codes of a column: the key's code, by that of the column.
+    pub(super) of_column: Option<&'a [u32]>,
+}
+
+impl RowCodes<'_> {
+    fn at(&self, row: usize) -> u32 {
+        let code = self.codes[row];
+        self.of_column.map_or(code, |codes| codes[code as usize])
+    }
+
+    /// Calls `each` with one of `items` and the code of its row, for all rows.
+    #[inline]
+    fn with<T>(&self, items: &mut [T], each: impl Fn(&mut T, u32)) {
+        let rows = items.iter_mut().zip(self.codes);
+        match self.of_column {
+            None => rows.for_each(|(item, code)| each(item, *code)),
+            Some(of_column) => rows.for_each(|(item, code)| each(item, of_column[*code as usize])),
+        }
+    }
+}
+
 /// The groups so far, numbered in the order in which they were met.
 pub(super) struct Groups {
     /// By key: its code in each group.
@@ -49,10 +75,10 @@ impl Groups {
         slots + self.members.iter().map(|codes| codes.capacity() * size_of::<u32>()).sum::<usize>()
     }
 
-    /// The group of each row. `codes` are the keys' codes by row, each below its key's number in `counts`.
-    pub(super) fn assign(&mut self, codes: &[Vec<u32>], counts: &[usize]) -> Vec<usize> {
+    /// The group of each row. `codes` are those of the keys, each below its key's number in `counts`.
+    pub(super) fn assign(&mut self, codes: &[RowCodes<'_>], counts: &[usize]) -> Vec<u32> {
         self.make_room(counts);
-        let rows = codes.first().map_or(0, Vec::len);
+        let rows = codes.first().map_or(0, |key| key.codes.len());
         let members = &mut self.members;
         match &mut self.slots {
             Slots::Dense { bits, groups } => {
@@ -61,21 +87,21 @@ impl Groups {
                     if *slot == NONE {
                         *slot = add(members, codes, row);
                     }
-                    *slot as usize
+                    *slot
                 };
                 places(codes, bits, rows).into_iter().enumerate().map(group).collect()
             }
             Slots::Hashed(table) => {
                 let group = |(row, hash): (usize, u64)| {
                     let is_same = |group: &u32| {
-                        members.iter().zip(codes).all(|(members, codes)| members[*group as usize] == codes[row])
+                        members.iter().zip(codes).all(|(members, codes)| members[*group as usize] == codes.at(row))
                     };
                     if let Some(group) = table.find(hash, is_same) {
-                        return *group as usize;
+                        return *group;
                     }
                     let group = add(members, codes, row);
                     table.insert_unique(hash, group, |group| hash_of(members, *group as usize));
-                    group as usize
+                    group
                 };
                 hashes(codes, rows).into_iter().enumerate().map(group).collect()
             }
@@ -93,7 +119,7 @@ impl Groups {
         let numbers = 0..u32::try_from(rows).unwrap_or(NONE);
         if bits.iter().sum::<u32>() <= DENSE_BITS {
             let mut groups = vec![NONE; 1 << bits.iter().sum::<u32>()];
-            for (place, group) in places(&self.members, &bits, rows).into_iter().zip(numbers) {
+            for (place, group) in places(&by_group(&self.members), &bits, rows).into_iter().zip(numbers) {
                 groups[place as usize] = group;
             }
             self.slots = Slots::Dense { bits, groups };
@@ -101,7 +127,7 @@ impl Groups {
         }
         let members = &self.members;
         let mut table = HashTable::with_capacity(rows * 2);
-        for (hash, group) in hashes(members, rows).into_iter().zip(numbers) {
+        for (hash, group) in hashes(&by_group(members), rows).into_iter().zip(numbers) {
             table.insert_unique(hash, group, |group| hash_of(members, *group as usize));
         }
         self.slots = Slots::Hashed(table);
@@ -109,10 +135,14 @@ impl Groups {
 }
 
 /// Makes a group of a row's codes.
-fn add(members: &mut [Vec<u32>], codes: &[Vec<u32>], row: usize) -> u32 {
+fn add(members: &mut [Vec<u32>], codes: &[RowCodes<'_>], row: usize) -> u32 {
     let group = members.first().map_or(0, Vec::len);
-    members.iter_mut().zip(codes).for_each(|(members, codes)| members.push(codes[row]));
+    members.iter_mut().zip(codes).for_each(|(members, codes)| members.push(codes.at(row)));
     u32::try_from(group).unwrap_or(NONE)
+}
+
+fn by_group(members: &[Vec<u32>]) -> Vec<RowCodes<'_>> {
+    members.iter().map(|codes| RowCodes { codes, of_column: None }).collect()
 }
 
 /// Bits for so many codes.
@@ -121,22 +151,18 @@ fn width(count: usize) -> u32 {
 }
 
 /// The codes of each row side by side.
-fn places(codes: &[Vec<u32>], bits: &[u32], rows: usize) -> Vec<u32> {
+fn places(codes: &[RowCodes<'_>], bits: &[u32], rows: usize) -> Vec<u32> {
     let mut places = vec![0; rows];
     for (codes, bits) in codes.iter().zip(bits) {
-        for (place, code) in places.iter_mut().zip(codes) {
-            *place = (*place << bits) | code;
-        }
+        codes.with(&mut places, |place, code| *place = (*place << bits) | code);
     }
     places
 }
 
-fn hashes(codes: &[Vec<u32>], rows: usize) -> Vec<u64> {
+fn hashes(codes: &[RowCodes<'_>], rows: usize) -> Vec<u64> {
     let mut hashes = vec![0; rows];
     for codes in codes {
-        for (hash, code) in hashes.iter_mut().zip(codes) {
-            *hash = mix(*hash, *code);
-        }
+        codes.with(&mut hashes, |hash, code| *hash = mix(*hash, code));
     }
     hashes
 }
@@ -163,22 +189,36 @@ mod tests {
     /// Assigns rows in portions and compares with a plain map.
     fn check(rows: &[[u32; 3]], portion: usize) -> Groups {
         let mut groups = Groups::new(3);
-        let mut expected: HashMap<[u32; 3], usize> = HashMap::new();
+        let mut expected: HashMap<[u32; 3], u32> = HashMap::new();
         let mut counts = [0; 3];
         for rows in rows.chunks(portion) {
             let codes: Vec<Vec<u32>> = (0..3).map(|key| rows.iter().map(|row| row[key]).collect()).collect();
             for (count, codes) in counts.iter_mut().zip(&codes) {
                 *count = codes.iter().map(|code| *code as usize + 1).fold(*count, usize::max);
             }
-            let found = groups.assign(&codes, &counts);
+            // Some keys by way of a column whose codes are the other way round.
+            let turned: Vec<Vec<u32>> = codes
+                .iter()
+                .zip(counts)
+                .map(|(codes, count)| codes.iter().map(|code| u32::try_from(count).expect("few") - 1 - code).collect())
+                .collect();
+            let of_column: Vec<Vec<u32>> =
+                counts.iter().map(|count| (0..u32::try_from(*count).expect("few")).rev().collect()).collect();
+            let row_codes: Vec<RowCodes<'_>> = (0..3)
+                .map(|key| match key {
+                    1 => RowCodes { codes: &turned[key], of_column: Some(&of_column[key]) },
+                    _ => RowCodes { codes: &codes[key], of_column: None },
+                })
+                .collect();
+            let found = groups.assign(&row_codes, &counts);
             for (row, group) in rows.iter().zip(found) {
-                let next = expected.len();
+                let next = u32::try_from(expected.len()).expect("few");
                 assert_eq!(group, *expected.entry(*row).or_insert(next), "{row:?}");
             }
         }
         assert_eq!(groups.len(), expected.len());
         for (row, group) in expected {
-            assert_eq!([0, 1, 2].map(|key| groups.members()[key][group]), row);
+            assert_eq!([0, 1, 2].map(|key| groups.members()[key][group as usize]), row);
         }
         groups
     }
@@ -209,7 +249,7 @@ mod tests {
     fn neighbours_do_not_share_hashes() {
         let codes: Vec<Vec<u32>> =
             vec![(0..1_000_000).map(|n| n / 1000).collect(), (0..1_000_000).map(|n| n % 1000).collect()];
-        let mut hashes = hashes(&codes, 1_000_000);
+        let mut hashes = hashes(&by_group(&codes), 1_000_000);
         hashes.sort_unstable();
         hashes.dedup();
         assert_eq!(hashes.len(), 1_000_000);

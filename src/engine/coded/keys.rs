@@ -57,6 +57,8 @@ pub(super) struct ColumnKey {
     codes: Vec<u32>,
     converter: RowConverter,
     known: HashMap<Vec<u8>, u32>,
+    /// For how many codes of the column the key's is known.
+    learnt: usize,
     /// The distinct values in portions, in the order of their codes.
     values: Vec<ArrayRef>,
     size_bytes: usize,
@@ -72,6 +74,7 @@ impl Key {
             KeyPlan::OfRows(_) => Self::OfRows(Integers::default()),
             KeyPlan::OfColumn(_) => Self::OfColumn(ColumnKey {
                 codes: Vec::new(),
+                learnt: 0,
                 converter: RowConverter::new(vec![SortField::new(data_type.clone())])?,
                 known: HashMap::new(),
                 values: Vec::new(),
@@ -112,12 +115,15 @@ impl Key {
 }
 
 impl ColumnKey {
-    /// The key's codes for rows with these codes of the column.
+    /// Learns the key's codes for rows with these codes of the column; [`ColumnKey::codes`] has them then.
     ///
     /// # Errors
     /// Those of the expression.
-    pub(super) fn encode(&mut self, plan: &OfColumn, coder: &Coder, column: &[u32]) -> Result<Vec<u32>> {
+    pub(super) fn learn(&mut self, plan: &OfColumn, coder: &Coder, column: &[u32]) -> Result<()> {
         self.codes.resize(coder.len(), NONE);
+        if self.learnt == coder.len() {
+            return Ok(());
+        }
         let mut fresh = Vec::new();
         for code in column {
             let known = &mut self.codes[*code as usize];
@@ -129,11 +135,17 @@ impl ColumnKey {
         }
         if !fresh.is_empty() {
             let values = plan.evaluate(coder, &fresh)?;
+            self.learnt += fresh.len();
             for (code, known) in fresh.into_iter().zip(self.intern(&values)?) {
                 self.codes[code as usize] = known;
             }
         }
-        Ok(column.iter().map(|code| self.codes[*code as usize]).collect())
+        Ok(())
+    }
+
+    /// By code of the column: the key's code, where a row needed it.
+    pub(super) fn codes(&self) -> &[u32] {
+        &self.codes
     }
 
     /// The codes of some values: of one value there is one code.

@@ -9,6 +9,7 @@
 
 mod columns;
 mod exec;
+mod folds;
 mod groups;
 mod keys;
 mod rewrite;

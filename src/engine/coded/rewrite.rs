@@ -23,6 +23,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 
 use super::columns::Integers;
 use super::exec::CodedAggregate;
+use super::folds::Whole;
 use super::keys::{KeyPlan, OfColumn};
 use super::scan::{Dictionaries, dictionaries};
 use super::state::{Aggregate, Work};
@@ -131,9 +132,8 @@ impl<'a> Fused<'a> {
                 None => return Ok(None),
             });
         }
-        let of_rows = keys.iter().filter_map(|key| if let KeyPlan::OfRows(key) = key { Some(key) } else { None });
         let aggregated = self.aggregates.iter().flat_map(Aggregate::expressions);
-        let plain = conditions.iter().chain(of_rows).chain(aggregated).flat_map(columns_of);
+        let plain = conditions.iter().chain(of_rows_of(&keys)).chain(aggregated).flat_map(columns_of);
         let plain: Vec<usize> = plain.collect::<BTreeSet<_>>().into_iter().collect();
         let place = |expression: &Expression| placed(expression, &plain);
         let place_key = |key| match key {
@@ -148,18 +148,59 @@ impl<'a> Fused<'a> {
         let places = |columns: &[usize]| {
             columns.iter().filter_map(|column| needed.iter().position(|needed| needed == column)).collect::<Vec<_>>()
         };
+        let narrow = self.narrow(table, dictionaries, conditions.iter().chain(of_rows_of(&keys)));
         let work = Work {
             coded: places(&coded),
-            plain: (places(&plain), Arc::new(table.project(&plain)?)),
+            plain: (places(&plain), Arc::new(narrowed(table, &plain, &narrow, dictionaries))),
             tests,
             predicate: conjunction_opt(conditions).as_ref().map(place).transpose()?,
             keys: keys.into_iter().map(place_key).collect::<Result<_>>()?,
             aggregates: self.aggregates.iter().map(place_aggregate).collect::<Result<_>>()?,
             groups,
         };
-        let scan = dictionaries.scan(self.scan, self.parquet, &needed)?;
+        let scan = dictionaries.scan(self.scan, self.parquet, &needed, &narrow)?;
         Ok(Some(CodedAggregate::new(scan, Arc::new(work))))
     }
+
+    /// The columns that nothing takes but aggregates of whole numbers, as they are. `rows` is evaluated over rows, too.
+    fn narrow<'e>(
+        &self,
+        table: &Schema,
+        dictionaries: &Dictionaries,
+        rows: impl Iterator<Item = &'e Expression>,
+    ) -> BTreeSet<usize> {
+        let mut narrow = BTreeSet::new();
+        let mut others: BTreeSet<usize> = rows.flat_map(columns_of).collect();
+        for aggregate in &self.aggregates {
+            let is_whole = Whole::of(&aggregate.function).is_some();
+            for argument in &aggregate.arguments {
+                match argument.downcast_ref::<Column>().filter(|_| is_whole) {
+                    Some(column) => drop(narrow.insert(column.index())),
+                    None => others.extend(columns_of(argument)),
+                }
+            }
+            others.extend(aggregate.filter.iter().flat_map(columns_of));
+        }
+        narrow.retain(|column| !others.contains(column) && dictionaries.narrow(table.field(*column)).is_some());
+        narrow
+    }
+}
+
+/// The keys that are evaluated for each row.
+fn of_rows_of(keys: &[KeyPlan]) -> impl Iterator<Item = &Expression> {
+    keys.iter().filter_map(|key| if let KeyPlan::OfRows(key) = key { Some(key) } else { None })
+}
+
+/// Some columns of a table, the narrow ones of these as they are read.
+fn narrowed(table: &Schema, columns: &[usize], narrow: &BTreeSet<usize>, dictionaries: &Dictionaries) -> Schema {
+    let fields = columns.iter().map(|column| {
+        let field = table.field(*column).clone();
+        match dictionaries.narrow(&field).filter(|_| narrow.contains(column)) {
+            Some(narrow) => field.with_data_type(narrow),
+            None => field,
+        }
+    });
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 /// Expressions on the way down to the scan, over the columns of the plan at hand.

@@ -18,8 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use object_store::path::Path;
 use parquet::arrow::parquet_to_arrow_schema;
-use parquet::basic::Encoding;
+use parquet::basic::{Encoding, Type};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+
+use super::folds::narrow_type;
 
 /// Files whose footers are looked at.
 const MOST_FILES: usize = 4096;
@@ -28,6 +30,8 @@ const MOST_FILES: usize = 4096;
 pub(super) struct Dictionaries {
     /// Columns of texts that all files hold as dictionaries.
     texts: BTreeSet<String>,
+    /// Columns of decimals that all files hold in 64 bits or fewer.
+    decimals: BTreeSet<String>,
     /// The columns of each file.
     files: HashMap<Path, SchemaRef>,
 }
@@ -64,9 +68,26 @@ pub(super) async fn dictionaries(scan: &FileScanConfig, state: &SessionState, le
         files.values().all(|schema| schema.field_with_name(name).is_ok_and(|field| is_text(field.data_type())))
             && footers.values().all(|footer| is_dictionary(footer, name))
     };
-    let names = scan.file_schema().fields().iter().map(|field| field.name());
-    let texts = names.filter(|name| is_text_in_all(name)).cloned().collect();
-    Some(Dictionaries { texts, files })
+    // Of other digits in some file they are another type there.
+    let is_narrow_in_all = |field: &Field| {
+        let is_same = |file: &SchemaRef| {
+            file.field_with_name(field.name()).is_ok_and(|found| found.data_type() == field.data_type())
+        };
+        narrow_type(field.data_type()).is_some()
+            && files.values().all(is_same)
+            && footers.values().all(|footer| is_integer(footer, field.name()))
+    };
+    let fields = || scan.file_schema().fields().iter();
+    let texts = fields().map(|field| field.name()).filter(|name| is_text_in_all(name)).cloned().collect();
+    let decimals = fields().filter(|field| is_narrow_in_all(field)).map(|field| field.name().clone()).collect();
+    Some(Dictionaries { texts, decimals, files })
+}
+
+/// Whether a column is stored as integers.
+fn is_integer(footer: &ParquetMetaData, name: &str) -> bool {
+    let columns = footer.file_metadata().schema_descr().columns();
+    let column = columns.iter().find(|column| matches!(column.path().parts(), [part] if part == name));
+    column.is_some_and(|column| matches!(column.physical_type(), Type::INT32 | Type::INT64))
 }
 
 fn is_text(data_type: &DataType) -> bool {
@@ -93,7 +114,12 @@ impl Dictionaries {
         }
     }
 
-    /// The scan of these columns of the table: texts that are dictionaries as such.
+    /// The type that a column of the table can be read as, if it is stored in fewer bits.
+    pub(super) fn narrow(&self, column: &Field) -> Option<DataType> {
+        narrow_type(column.data_type()).filter(|_| self.decimals.contains(column.name()))
+    }
+
+    /// The scan of these columns of the table: texts that are dictionaries as such, `narrow` ones in fewer bits.
     ///
     /// # Errors
     /// DataFusion's, on columns that the table does not have.
@@ -102,11 +128,20 @@ impl Dictionaries {
         scan: &FileScanConfig,
         parquet: &ParquetSource,
         columns: &[usize],
+        narrow: &BTreeSet<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = parquet.table_schema();
-        let is_needed = |name: &str| columns.iter().any(|column| table.table_schema().field(*column).name() == name);
-        let read: BTreeSet<&str> = self.texts.iter().map(String::as_str).filter(|name| is_needed(name)).collect();
-        let schema = TableSchema::builder(with_dictionaries(table.file_schema(), &read))
+        let mut read: HashMap<&str, DataType> = HashMap::new();
+        for column in columns {
+            let field = table.table_schema().field(*column);
+            if self.texts.contains(field.name()) {
+                let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+                read.insert(field.name(), dictionary);
+            } else if narrow.contains(column) {
+                read.extend(self.narrow(field).map(|narrow| (field.name().as_str(), narrow)));
+            }
+        }
+        let schema = TableSchema::builder(with_types(table.file_schema(), &read))
             .with_table_partition_cols(table.table_partition_cols().to_vec())
             .build();
         let mut source = ParquetSource::new(schema).with_table_parquet_options(parquet.table_parquet_options().clone());
@@ -114,7 +149,7 @@ impl Dictionaries {
             source = source.with_parquet_file_reader_factory(Arc::clone(factory));
         }
         // Conditions skip parts of files. Those on a column that is read otherwise would need other types, too.
-        let of_read = |column: &str| read.contains(column);
+        let of_read = |column: &str| read.contains_key(column);
         let conditions = parquet.filter().map(|predicate| {
             let conditions = split_conjunction(&predicate).into_iter();
             conditions.filter(|c| !collect_columns(c).iter().any(|c| of_read(c.name()))).cloned().collect::<Vec<_>>()
@@ -138,25 +173,21 @@ impl Dictionaries {
         Ok(Arc::new(CooperativeExec::new(scan)))
     }
 
-    /// A file, to be read with its own columns, but for those that are dictionaries.
-    fn with_columns(&self, file: &PartitionedFile, read: &BTreeSet<&str>) -> PartitionedFile {
+    /// A file, to be read with its own columns, but for those that are read as another type.
+    fn with_columns(&self, file: &PartitionedFile, read: &HashMap<&str, DataType>) -> PartitionedFile {
         let mut file = file.clone();
         // They are of the table's types.
         file.statistics = None;
-        file.arrow_schema = self.files.get(&file.object_meta.location).map(|columns| with_dictionaries(columns, read));
+        file.arrow_schema = self.files.get(&file.object_meta.location).map(|columns| with_types(columns, read));
         file
     }
 }
 
-/// Columns, those with these names as dictionaries.
-fn with_dictionaries(columns: &SchemaRef, read: &BTreeSet<&str>) -> SchemaRef {
-    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
-    let fields = columns.fields().iter().map(|field| {
-        if read.contains(field.name().as_str()) {
-            Arc::new(field.as_ref().clone().with_data_type(dictionary.clone()))
-        } else {
-            Arc::clone(field)
-        }
+/// Columns, those with these names as other types.
+fn with_types(columns: &SchemaRef, read: &HashMap<&str, DataType>) -> SchemaRef {
+    let fields = columns.fields().iter().map(|field| match read.get(field.name().as_str()) {
+        Some(data_type) => Arc::new(field.as_ref().clone().with_data_type(data_type.clone())),
+        None => Arc::clone(field),
     });
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), columns.metadata().clone()))
 }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{cast, filter_record_batch, prep_null_mask_filter};
-use arrow::datatypes::SchemaRef;
+use arrow::compute::{FilterBuilder, cast, prep_null_mask_filter};
+use arrow::datatypes::{SchemaRef, UInt32Type};
+use datafusion::common::internal_err;
 use datafusion::error::Result;
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::columns::Coder;
-use super::groups::Groups;
+use super::folds::{Fold, RowGroups};
+use super::groups::{Groups, RowCodes};
 use super::keys::{Key, KeyPlan, OfColumn};
 
 /// What is done to the rows of a scan.
@@ -22,7 +23,8 @@ pub(super) struct Work {
     pub(super) groups: SchemaRef,
     /// Places of the coded columns in the scan's rows.
     pub(super) coded: Vec<usize>,
-    /// Places, in the scan's rows, of the columns that are needed as they are, and these columns in the table's types.
+    /// Places, in the scan's rows, of the columns that are needed as they are, and these columns: in the table's types,
+    /// but for those that are read in fewer bits for the aggregates.
     pub(super) plain: (Vec<usize>, SchemaRef),
     /// Rows for which one of these is not true are left out.
     pub(super) tests: Vec<OfColumn>,
@@ -42,6 +44,12 @@ pub(super) struct Aggregate {
 }
 
 impl Aggregate {
+    /// Its states, of no groups. `plain` are the columns that it is over.
+    fn fold(&self, plain: &SchemaRef) -> Result<Fold> {
+        let types: Result<Vec<_>> = self.arguments.iter().map(|argument| argument.data_type(plain)).collect();
+        Fold::new(&self.function, &self.arguments, &types?)
+    }
+
     /// All that is evaluated for it.
     pub(super) fn expressions(&self) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {
         self.arguments.iter().chain(&self.filter)
@@ -55,7 +63,7 @@ pub(super) struct State {
     verdicts: Vec<Verdicts>,
     keys: Vec<Key>,
     groups: Groups,
-    aggregates: Vec<Box<dyn GroupsAccumulator>>,
+    aggregates: Vec<Fold>,
 }
 
 impl Work {
@@ -81,11 +89,7 @@ impl State {
             verdicts: work.tests.iter().map(|_| Verdicts::default()).collect(),
             keys: work.keys.iter().zip(work.groups.fields()).map(key).collect::<Result<_>>()?,
             groups: Groups::new(work.keys.len()),
-            aggregates: work
-                .aggregates
-                .iter()
-                .map(|aggregate| aggregate.function.create_groups_accumulator())
-                .collect::<Result<_>>()?,
+            aggregates: work.aggregates.iter().map(|aggregate| aggregate.fold(&work.plain.1)).collect::<Result<_>>()?,
         })
     }
 
@@ -99,7 +103,7 @@ impl State {
         self.coders.iter().map(Coder::size).sum::<usize>()
             + self.keys.iter().map(Key::size).sum::<usize>()
             + self.groups.size()
-            + self.aggregates.iter().map(|aggregate| aggregate.size()).sum::<usize>()
+            + self.aggregates.iter().map(Fold::size).sum::<usize>()
     }
 
     /// Adds rows.
@@ -115,29 +119,49 @@ impl State {
             if kept.true_count() == 0 {
                 return Ok(());
             }
+            let kept = FilterBuilder::new(&kept).optimize().build();
             for codes in &mut codes {
-                *codes = kept.values().set_indices().map(|row| codes[row]).collect();
+                let all = UInt32Array::from(std::mem::take(codes));
+                *codes = kept.filter(&all)?.as_primitive::<UInt32Type>().values().to_vec();
             }
-            plain = filter_record_batch(&plain, &kept)?;
+            plain = kept.filter_record_batch(&plain)?;
         }
-        let keys = self.keys.iter_mut().zip(&work.keys).map(|pair| match pair {
-            (Key::OfColumn(key), KeyPlan::OfColumn(plan)) => {
-                key.encode(plan, &self.coders[plan.column], &codes[plan.column])
-            }
-            (Key::OfRows(integers), KeyPlan::OfRows(expression)) => integers.encode(&value_of(expression, &plain)?),
-            _ => datafusion::common::internal_err!("a key is not of the kind that was planned"),
-        });
-        let keys: Vec<Vec<u32>> = keys.collect::<Result<_>>()?;
-        let counts: Vec<usize> = self.keys.iter().map(Key::len).collect();
-        let groups = self.groups.assign(&keys, &counts);
+        let groups = RowGroups::new(self.groups_of(work, &codes, &plain)?);
         for (aggregate, planned) in self.aggregates.iter_mut().zip(&work.aggregates) {
-            let arguments = planned.arguments.iter().map(|argument| value_of(argument, &plain));
+            let arguments = planned.arguments.iter().filter(|_| aggregate.takes_values());
+            let arguments = arguments.map(|argument| value_of(argument, &plain));
             let arguments: Vec<ArrayRef> = arguments.collect::<Result<_>>()?;
             let filter = planned.filter.as_ref().map(|filter| value_of(filter, &plain)).transpose()?;
             let filter = filter.as_ref().map(|filter| filter.as_boolean());
-            aggregate.update_batch(&arguments, &groups, filter, self.groups.len())?;
+            aggregate.update(&arguments, &groups, filter, self.groups.len())?;
         }
         Ok(())
+    }
+
+    /// The group of each row.
+    fn groups_of(&mut self, work: &Work, codes: &[Vec<u32>], plain: &RecordBatch) -> Result<Vec<u32>> {
+        let mut of_rows = Vec::new();
+        for pair in self.keys.iter_mut().zip(&work.keys) {
+            match pair {
+                (Key::OfColumn(key), KeyPlan::OfColumn(plan)) => {
+                    key.learn(plan, &self.coders[plan.column], &codes[plan.column])?;
+                }
+                (Key::OfRows(integers), KeyPlan::OfRows(expression)) => {
+                    of_rows.push(integers.encode(&value_of(expression, plain)?)?);
+                }
+                _ => return internal_err!("a key is not of the kind that was planned"),
+            }
+        }
+        let mut of_rows = of_rows.iter();
+        let row_codes = self.keys.iter().zip(&work.keys).filter_map(|(key, plan)| match (key, plan) {
+            (Key::OfColumn(key), KeyPlan::OfColumn(plan)) => {
+                Some(RowCodes { codes: &codes[plan.column], of_column: Some(key.codes()) })
+            }
+            _ => of_rows.next().map(|codes| RowCodes { codes, of_column: None }),
+        });
+        let row_codes: Vec<RowCodes<'_>> = row_codes.collect();
+        let counts: Vec<usize> = self.keys.iter().map(Key::len).collect();
+        Ok(self.groups.assign(&row_codes, &counts))
     }
 
     /// Which rows pass; none when all do. A value is tested only where its row passed the tests before.
@@ -161,13 +185,14 @@ impl State {
     ///
     /// # Errors
     /// Those of the aggregates.
-    pub(super) fn finish(mut self, work: &Work) -> Result<RecordBatch> {
+    pub(super) fn finish(self, work: &Work) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(work.groups.fields().len());
         for ((key, codes), field) in self.keys.iter().zip(self.groups.members()).zip(work.groups.fields()) {
             columns.push(key.values(codes.clone(), field.data_type())?);
         }
-        for aggregate in &mut self.aggregates {
-            columns.extend(aggregate.state(EmitTo::All)?);
+        for aggregate in self.aggregates {
+            let next = work.groups.field(columns.len()).data_type();
+            columns.extend(aggregate.finish(next)?);
         }
         Ok(RecordBatch::try_new(Arc::clone(&work.groups), columns)?)
     }

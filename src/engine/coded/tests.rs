@@ -45,7 +45,7 @@ const KEYS: [&str; 16] = [
 ];
 /// Of several columns, of others than whole numbers, or of texts without a dictionary.
 const OTHER_KEYS: [&str; 4] = ["url", "kind || coalesce(city, '')", "price", "url || kind"];
-const AGGREGATES: [&str; 12] = [
+const AGGREGATES: [&str; 22] = [
     "count(*)",
     "count(city)",
     "exact_sum(price)",
@@ -58,6 +58,16 @@ const AGGREGATES: [&str; 12] = [
     "exact_sum(CASE WHEN city = 'Bonn' THEN price END)",
     "min(url)",
     "count(DISTINCT small)",
+    "min(price)",
+    "max(price)",
+    "min(n)",
+    "max(n) FILTER (WHERE city = 'Rome')",
+    "exact_sum(fee)",
+    "max(fee) FILTER (WHERE flag)",
+    "exact_sum(wide)",
+    "exact_sum(price) FILTER (WHERE kind = 'web')",
+    "exact_sum(small)",
+    "count(5) FILTER (WHERE n > 20)",
 ];
 const FILTERS: [&str; 12] = [
     "day >= DATE '2024-01-20'",
@@ -93,6 +103,10 @@ fn rows(random: &mut ChaCha8Rng, count: usize) -> RecordBatch {
     let flag: BooleanArray = (0..count).map(|_| maybe(random).then(|| random.random_bool(0.5))).collect();
     let price: Decimal128Array = (0..count).map(|_| maybe(random).then(|| random.random_range(-999..99_999))).collect();
     let price = price.with_precision_and_scale(15, 2).expect("15 digits");
+    let fee: Decimal128Array = (0..count).map(|_| Some(random.random_range(0..9_999))).collect();
+    let fee = fee.with_precision_and_scale(7, 3).expect("7 digits");
+    let wide: Decimal128Array = (0..count).map(|_| maybe(random).then(|| random.random_range(-9..99))).collect();
+    let wide = wide.with_precision_and_scale(20, 2).expect("20 digits");
     RecordBatch::try_from_iter_with_nullable([
         ("kind", kind, false),
         ("city", city, true),
@@ -103,6 +117,8 @@ fn rows(random: &mut ChaCha8Rng, count: usize) -> RecordBatch {
         ("small", Arc::new(small), false),
         ("flag", Arc::new(flag), true),
         ("price", Arc::new(price), true),
+        ("fee", Arc::new(fee), false),
+        ("wide", Arc::new(wide), true),
     ])
     .expect("columns of one length")
 }

@@ -26,6 +26,13 @@ impl LocalRange {
     pub fn is_empty(self) -> bool {
         matches!((self.start, self.end), (Some(start), Some(end)) if start >= end)
     }
+
+    /// Whether a partition may hold something of it.
+    pub fn meets(self, bucket: Option<Bounds>) -> bool {
+        let is_before = |bucket: Bounds| self.end.is_some_and(|end| end <= bucket.start);
+        let is_after = |bucket: Bounds| self.start.is_some_and(|start| bucket.end <= start);
+        bucket.is_none_or(|bucket| !is_before(bucket) && !is_after(bucket))
+    }
 }
 
 impl fmt::Display for LocalRange {

@@ -4,10 +4,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use quarry_storage::{Bounds, Gate, JobRecord, JobState, Lease, Publish, Snapshot, StorageError, TableId};
+use quarry_storage::{
+    Bounds, Gate, JobRecord, JobState, Lease, PartitionKey, Publish, Snapshot, StorageError, TableId,
+};
 
 use super::Inner;
+use super::keys::Span;
 use super::planning::{self, Target};
+use super::staleness::{Freshness, freshness};
 use super::worker::{Claim, WorkError, build_claimed, build_file, refresh_key};
 use crate::model::PreaggId;
 use crate::preagg::partition::buckets_within;
@@ -40,22 +44,43 @@ impl Ready {
     }
 }
 
-/// Waits for the jobs of the rows that a rollup is built from.
+/// Waits for the jobs of the rows that a partition of a rollup is built from.
 ///
 /// # Errors
-/// One has failed that was made at `since` or later, if that is a moment: the build would show what was asked to be
-/// replaced.
+/// One has failed, so that the build would show what was asked to be replaced: one that was made at `since` or later, if
+/// that is a moment. Else, when only the scheduler asks, one of rows that the partition reads and that are stale still:
+/// built from these it would be taken for fresh.
 pub(super) async fn finish_originals(
     inner: &Arc<Inner>,
     rollups: &Rollups,
     target: &Target,
+    bucket: Option<Bounds>,
     since: i64,
 ) -> Result<(), WorkError> {
     for original in rollups.originals_of(target.preagg) {
         let source = Target::new(rollups, rollups.model().preagg(original), Zone::UTC)?;
-        finish_jobs(inner, &source, since).await?;
+        let wanted = build_range(rollups, target.preagg, original, (target.zone, bucket))?;
+        for failure in finish_jobs(inner, &source).await? {
+            let counts = if since == i64::MIN {
+                wanted.meets(failure.bucket) && is_stale(inner, rollups, &source, failure.bucket).await
+            } else {
+                since <= failure.created_at
+            };
+            if counts {
+                return Err(WorkError::Rows { rollup: source.path, cause: failure.cause });
+            }
+        }
     }
     Ok(())
+}
+
+/// Whether a partition is published, and its refresh keys say something else now, or nothing.
+async fn is_stale(inner: &Inner, rollups: &Rollups, target: &Target, bucket: Option<Bounds>) -> bool {
+    let snapshot = inner.parts.store.snapshot();
+    let key = PartitionKey { table: target.table.clone(), bucket };
+    let Some(published) = snapshot.find(&key) else { return false };
+    let value = inner.keys.value(&inner.parts, rollups, target, Span::Partition(bucket), i64::MIN).await;
+    value.map_or(true, |value| freshness(Some(published), &value) == Freshness::Stale)
 }
 
 /// The stored rows for a build of a partition: builds what is not published. A cube whose stored rows cannot hold what
@@ -90,9 +115,17 @@ pub(super) async fn make_ready(
     Ok(ready)
 }
 
+/// The last word on a partition: it could not be built.
+struct Failure {
+    bucket: Option<Bounds>,
+    /// UTC microseconds.
+    created_at: i64,
+    cause: String,
+}
+
 /// Waits until no job of a cube's rows is live. Those that are queued are built here, as the other workers may all wait
-/// for the same; a build that is begun goes on when nobody waits any more.
-async fn finish_jobs(inner: &Arc<Inner>, source: &Target, since: i64) -> Result<(), WorkError> {
+/// for the same; a build that is begun goes on when nobody waits any more. Gives the partitions whose last job failed.
+async fn finish_jobs(inner: &Arc<Inner>, source: &Target) -> Result<Vec<Failure>, WorkError> {
     let mut pulse = inner.pulse.subscribe();
     let stop = inner.tasks.stop_signal();
     loop {
@@ -104,14 +137,17 @@ async fn finish_jobs(inner: &Arc<Inner>, source: &Target, since: i64) -> Result<
         let jobs = blocking(move || -> Result<_, StorageError> { store.jobs() }).await?;
         let jobs = jobs.iter().filter(|job| job.partition.table == source.table);
         if stop.is_cancelled() || !jobs.clone().any(|job| !job.state.has_ended()) {
-            let is_asked = |job: &JobRecord| since != i64::MIN && since <= job.created_at;
             // Newest first: of each partition the last word counts.
             let mut known = HashSet::new();
-            let failed = jobs.filter(|job| known.insert(job.partition.bucket)).find_map(|job| match &job.state {
-                JobState::Failed { cause } if is_asked(job) => Some(cause.clone()),
+            let last = jobs.filter(|job| known.insert(job.partition.bucket));
+            let failed = |job: &JobRecord| match &job.state {
+                JobState::Failed { cause } => {
+                    let (bucket, created_at) = (job.partition.bucket, job.created_at);
+                    Some(Failure { bucket, created_at, cause: cause.clone() })
+                }
                 _ => None,
-            });
-            return failed.map_or(Ok(()), |cause| Err(WorkError::Rows { rollup: source.path.clone(), cause }));
+            };
+            return Ok(last.filter_map(failed).collect());
         }
         // Losing either arm is harmless: the loop looks at both again.
         tokio::select! {
@@ -156,7 +192,7 @@ async fn build_missing(inner: &Arc<Inner>, rollups: &Rollups, source: &Target) -
     // No job asks for it.
     let nobody: Arc<[Lease]> = Arc::from([]);
     for bucket in buckets {
-        let key = quarry_storage::PartitionKey { table: source.table.clone(), bucket };
+        let key = PartitionKey { table: source.table.clone(), bucket };
         let start = bucket.map_or(i64::MIN, |bucket| bucket.start);
         let snapshot = inner.parts.store.snapshot();
         let known = snapshot.table(&source.table).and_then(|table| table.partitions.get(&start));

@@ -289,7 +289,7 @@ async fn build(inner: &Arc<Inner>, claim: &Claim) -> Result<(FinishedFile, Strin
     let rollups = rollups_of(inner, claim).await?;
     let target = target_of(&rollups, claim)?;
     let refresh_key = refresh_key(inner, &rollups, &target, claim.key.bucket, claim.since()).await;
-    finish_originals(inner, &rollups, &target, claim.since()).await?;
+    finish_originals(inner, &rollups, &target, claim.key.bucket, claim.since()).await?;
     let (started_at, limit) = (inner.parts.clock.now(), inner.options.timeout);
     let building = tokio::time::timeout(limit, build_file(inner, &rollups, &target, (&claim.key, &claim.leases)));
     let file = building.await.unwrap_or(Err(WorkError::TimedOut(limit)))?;

@@ -246,6 +246,66 @@ fn a_rollup_of_rows_that_could_not_be_built_is_not_built_from_old_ones() {
     assert_eq!(answer(&server), json!("12"));
 }
 
+/// A rollup that the scheduler built from old rows, since the new ones failed, would be fresh by its key for good.
+#[test]
+fn the_scheduler_does_not_build_a_rollup_of_rows_that_it_could_not_build() {
+    let project = Project::empty();
+    let key = "refresh_key: {sql: SELECT version FROM versions}";
+    project.write(
+        "model/shop.yml",
+        &format!(
+            "cubes:
+  - name: orders
+    sql: SELECT id, at, 10 / divisor AS share FROM orders
+    dimensions:
+      - {{name: id, sql: id, type: number, primary_key: true}}
+      - {{name: at, sql: at, type: time}}
+    measures: [{{name: shares, sql: share, type: sum}}]
+    pre_aggregations:
+      - {{name: daily, measures: [shares], time_dimension: at, granularity: day, partition_granularity: month,
+         use_original_sql_pre_aggregations: true, {key}}}
+      - {{name: raw, type: original_sql, time_dimension: at, partition_granularity: month, {key}}}
+"
+        ),
+    );
+    let write = |divisor: u32, version: u32| {
+        let orders = format!("id,divisor,at\n1,5,2024-01-03T00:00:00\n2,{divisor},2024-02-03T00:00:00\n");
+        project.write("data/orders.csv", &orders);
+        project.write("data/versions.csv", &format!("version\n{version}\n"));
+    };
+    write(2, 1);
+    let settings = [("CUBEJS_REFRESH_WORKER", "true"), ("CUBEJS_SCHEDULED_REFRESH_TIMER", "1")];
+    let server = start(&project, &settings);
+    let stale = |server: &Server| -> Vec<String> {
+        let selector = select(&["orders.daily"], &json!({}));
+        let dry_run = json!({"action": "post", "selector": selector, "dry_run": true, "if_stale": true});
+        let jobs = server.post(crate::server::JOBS, &dry_run).value()["jobs"].clone();
+        let name = |job: &Value| format!("{} {}", job["preAggregation"], job["partition"]);
+        let mut stale: Vec<String> = jobs.as_array().expect("a list").iter().map(name).collect();
+        stale.sort();
+        stale
+    };
+    let wait = |what: &str, expected: usize| {
+        crate::server::wait_until(what, std::time::Duration::from_secs(120), || {
+            (stale(&server).len() == expected).then_some(())
+        });
+    };
+    let answer = |server: &Server| server.rows(&json!({"measures": ["orders.shares"]}))[0]["orders.shares"].clone();
+    wait("all built", 0);
+    assert_eq!(answer(&server), json!("7"));
+    write(0, 2);
+    wait("January to be built, rows and rollup", 2);
+    let left = stale(&server);
+    assert!(left.iter().all(|name| name.contains("2024-02")), "{left:?}");
+    // Not even later.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(stale(&server), left);
+    write(1, 2);
+    wait("February to be built", 0);
+    assert_eq!(answer(&server), json!("12"), "built from the rows of before");
+    server.assert_alive();
+}
+
 /// A build that had its rows built first is cancelled: theirs is not left behind.
 #[test]
 fn rows_are_built_to_the_end_when_the_rollup_is_cancelled() {

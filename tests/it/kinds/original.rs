@@ -297,8 +297,9 @@ fn the_scheduler_does_not_build_a_rollup_of_rows_that_it_could_not_build() {
     wait("January to be built, rows and rollup", 2);
     let left = stale(&server);
     assert!(left.iter().all(|name| name.contains("2024-02")), "{left:?}");
-    // Not even later.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    crate::server::wait_until("the reason", std::time::Duration::from_secs(60), || {
+        server.log().contains("the rows of orders.raw, which it is built from, could not be built: ").then_some(())
+    });
     assert_eq!(stale(&server), left);
     write(1, 2);
     wait("February to be built", 0);

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quarry_storage::{JobRecord, JobState, NewJob, TableId};
+use quarry_storage::{Bounds, JobRecord, JobState, NewJob, TableId, TableState};
 use serde_json::{Map, Value, json};
 
-use super::planning::Target;
+use super::planning::{Target, extended};
 use super::{Atomic, JobView};
 use crate::model::{Model, PreaggKind};
 use crate::names::MemberPath;
@@ -41,6 +41,37 @@ pub(super) struct Details {
     pub(super) forced: bool,
     /// Told of the end of the request that the job is of.
     pub(super) webhook: Option<Webhook>,
+    /// Of a group: what is known of the table from its publish on.
+    pub(super) claim: Option<Claimed>,
+}
+
+/// What a request means a table to hold, which it is to claim with what is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claimed {
+    /// What was known when it was asked for.
+    pub(super) before: TableState,
+    /// What is to be known.
+    pub(super) after: TableState,
+}
+
+impl Claimed {
+    /// What is to be known of the table when these partitions of it are published, and `known` is by then. Where
+    /// somebody else has looked at the source since, only what adjoins is added.
+    pub(super) fn over(self, known: TableState, built: &[Bounds]) -> TableState {
+        if known == self.before { self.after } else { extended(known, self.after, built) }
+    }
+}
+
+fn state_to_json(state: TableState) -> Value {
+    json!({ "range": state.range.map(|range| [range.start, range.end]), "complete": state.complete })
+}
+
+fn state_of_json(state: &Value) -> Option<TableState> {
+    let range = match state.get("range")? {
+        Value::Null => None,
+        range => Some(Bounds { start: range.get(0)?.as_i64()?, end: range.get(1)?.as_i64()? }),
+    };
+    Some(TableState { range, complete: state.get("complete")?.as_bool()? })
 }
 
 impl Details {
@@ -52,6 +83,7 @@ impl Details {
             data_source: target.data_source.clone(),
             forced,
             webhook: None,
+            claim: None,
         }
     }
 
@@ -64,6 +96,9 @@ impl Details {
             "data_source": self.data_source,
             "forced": self.forced,
             "webhook": self.webhook.as_ref().map(|hook| json!({"url": hook.url, "request": hook.request})),
+            "claim": self.claim.map(|claim| {
+                json!({"before": state_to_json(claim.before), "after": state_to_json(claim.after)})
+            }),
         })
         .to_string()
     }
@@ -78,7 +113,11 @@ impl Details {
             let word = |name: &str| hook.get(name)?.as_str().map(str::to_owned);
             Some(Webhook { url: word("url")?, request: word("request")? })
         });
-        Some(Self { preagg, timezone, context: fields.remove("context")?, data_source, forced, webhook })
+        let claim = fields.get("claim").and_then(|claim| {
+            let state = |name: &str| state_of_json(claim.get(name)?);
+            Some(Claimed { before: state("before")?, after: state("after")? })
+        });
+        Some(Self { preagg, timezone, context: fields.remove("context")?, data_source, forced, webhook, claim })
     }
 
     /// The zone, unless this version does not know it.
@@ -147,6 +186,7 @@ pub(super) fn view(record: JobRecord, model: Option<&Arc<Model>>) -> JobView {
         data_source: String::new(),
         forced: true,
         webhook: None,
+        claim: None,
     });
     let is_defined = || {
         let path = MemberPath::parse(&details.preagg);
@@ -175,7 +215,7 @@ pub(super) fn view(record: JobRecord, model: Option<&Arc<Model>>) -> JobView {
 
 #[cfg(test)]
 mod tests {
-    use quarry_storage::{JobId, PartitionKey, TableId};
+    use quarry_storage::{JobId, PartitionKey};
 
     use super::*;
 
@@ -187,7 +227,23 @@ mod tests {
             data_source: "default".to_owned(),
             forced: true,
             webhook: Some(Webhook { url: "http://localhost/ended".to_owned(), request: "r".to_owned() }),
+            claim: Some(Claimed {
+                before: TableState::default(),
+                after: TableState { range: Some(Bounds { start: -5, end: 5 }), complete: true },
+            }),
         }
+    }
+
+    #[test]
+    fn a_claim_does_not_undo_what_was_seen_since() {
+        let state = |start, end, complete| TableState { range: Some(Bounds { start, end }), complete };
+        let built = |start| Bounds { start, end: start + 10 };
+        let claim = Claimed { before: state(0, 30, true), after: state(10, 40, true) };
+        assert_eq!(claim.over(claim.before, &[built(30)]), claim.after, "nobody has looked since");
+        assert_eq!(claim.over(state(0, 50, true), &[built(30)]), state(0, 50, true));
+        assert_eq!(claim.over(state(0, 30, false), &[built(30)]), state(0, 40, true), "what adjoins is claimed");
+        let first = Claimed { before: TableState::default(), after: state(0, 20, true) };
+        assert_eq!(first.over(TableState::default(), &[built(0), built(10)]), first.after);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(super) fn targets(rollups: &Rollups, selection: &Selection, zones: &[Zone]) 
 pub(super) struct Chosen {
     /// The partitions, ascending; a single none for an unpartitioned table.
     pub(super) buckets: Vec<Option<Bounds>>,
+    /// What is known now.
+    pub(super) before: TableState,
     /// To be stored.
     pub(super) state: TableState,
 }
@@ -122,7 +124,7 @@ pub(super) fn choose(
     let Some(granularity) = granularity else {
         // It has no partition that could be named; a date range always means it.
         let buckets = if wanted.starts.is_empty() { vec![None] } else { Vec::new() };
-        return Ok(Chosen { buckets, state: seen });
+        return Ok(Chosen { buckets, before: stored, state: seen });
     };
     let cut = |range: Option<Bounds>| match range {
         Some(range) => buckets_within(granularity, range, max),
@@ -141,11 +143,11 @@ pub(super) fn choose(
         None => seen,
         Some(range) => extended(TableState { range: Some(range), ..known }, seen, &buckets),
     };
-    Ok(Chosen { buckets: buckets.into_iter().map(Some).collect(), state })
+    Ok(Chosen { buckets: buckets.into_iter().map(Some).collect(), before: stored, state })
 }
 
 /// `stored` with the buckets of `built` that adjoin its range.
-fn extended(stored: TableState, seen: TableState, built: &[Bounds]) -> TableState {
+pub(super) fn extended(stored: TableState, seen: TableState, built: &[Bounds]) -> TableState {
     let Some(mut range) = stored.range else { return stored };
     for bucket in built {
         if bucket.start == range.end {
@@ -352,7 +354,7 @@ mod tests {
         check_state(seen("2024-01-15", "2024-03-02"), given("2025-01-01", ""), nothing);
         let chosen =
             choose(Some(Granularity::Month), nothing, TableState::default(), Wanted::default(), 10).expect("few");
-        assert_eq!(chosen, Chosen { buckets: vec![], state: nothing });
+        assert_eq!(chosen, Chosen { buckets: vec![], before: TableState::default(), state: nothing });
     }
 
     #[test]

@@ -106,13 +106,15 @@ impl Refresher {
                 new_jobs(&selection, (context, group), target, chosen)
             })
             .collect();
-        let states: Vec<(TableId, TableState)> = plan
-            .models
-            .into_iter()
-            .flat_map(|model| model.tables)
-            .filter(|(target, chosen)| target.granularity.is_some() && !chosen.buckets.is_empty())
-            .map(|(target, chosen)| (target.table, chosen.state))
-            .collect();
+        // Those of a group are claimed with its publish.
+        let mut claims_now = |rollups: &Rollups, (target, chosen): &(Target, Chosen)| {
+            target.granularity.is_some() && !chosen.buckets.is_empty() && groups.of(rollups, target).is_none()
+        };
+        let mut states: Vec<(TableId, TableState)> = Vec::new();
+        for PlannedModel { rollups, tables } in plan.models {
+            let of_model = tables.into_iter().filter(|table| claims_now(&rollups, table));
+            states.extend(of_model.map(|(target, chosen)| (target.table, chosen.state)));
+        }
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -382,6 +384,9 @@ fn new_jobs(
     if let Some(group) = &group {
         asker.push('-');
         asker.push_str(group);
+    }
+    if group.is_some() && target.granularity.is_some() {
+        details.claim = Some(jobs::Claimed { before: chosen.before, after: chosen.state });
     }
     let details = details.to_text();
     let job = |bucket| NewJob {

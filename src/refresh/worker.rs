@@ -11,6 +11,7 @@ use quarry_storage::{
 
 use super::Inner;
 use super::build::{self, BuildError, Layout};
+use super::groups::Member;
 use super::jobs::Details;
 use super::keys::Span;
 use super::originals::{finish_originals, make_ready};
@@ -247,7 +248,8 @@ pub(super) async fn publish(
         return Ok(Built::Published(rows));
     };
     let groups = Arc::clone(&inner.groups);
-    let published = blocking(move || groups.publish(&store, &group, publish, clock.now())).await?;
+    let member = Member { publish, claim: claim.details.as_ref().and_then(|details| details.claim) };
+    let published = blocking(move || groups.publish(&store, &group, member, clock.now())).await?;
     published.iter().for_each(|key| inner.backoff.forget(&backoff_name(key)));
     Ok(if published.is_empty() { Built::Waiting } else { Built::Published(rows) })
 }

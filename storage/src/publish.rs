@@ -14,10 +14,10 @@ use crate::catalog::{Batch, PartitionRecord};
 use crate::footer::Footer;
 use crate::gc::GarbageFile;
 use crate::hashing::Extent;
-use crate::store::{NextSnapshot, RowBand, State, retire};
+use crate::store::{NextSnapshot, RowBand, State, put_state, retire};
 use crate::{
     Bounds, FileId, FinishedFile, JobOutput, JobRecord, JobState, Lease, Partition, PartitionKey, SnapshotId,
-    StorageError, Store, Table, TableId,
+    StorageError, Store, Table, TableId, TableState,
 };
 
 /// Files that are synced at the same time: most of a sync is a wait, and the file system serves several at once.
@@ -110,11 +110,33 @@ impl Store {
     /// As [`Store::publish`], of the first partition that cannot be published; `Conflict` also when a group lacks one
     /// of its jobs.
     pub fn publish_all(&self, publishes: Vec<Publish>, now: i64) -> Result<SnapshotId, StorageError> {
+        self.publish_claiming(publishes, &|_, _| None, now)
+    }
+
+    /// As [`Store::publish_all`], and in the same step what is known of the tables changes, as
+    /// [`Store::set_table_state`] does it. `claim` gives, by a table and what is known of it, what is to be known.
+    ///
+    /// # Errors
+    /// As [`Store::publish_all`].
+    pub fn publish_claiming(
+        &self,
+        publishes: Vec<Publish>,
+        claim: &dyn Fn(&TableId, TableState) -> Option<TableState>,
+        now: i64,
+    ) -> Result<SnapshotId, StorageError> {
         // Long, and about files that are ours alone: before the lock.
         publishes.iter().try_for_each(|publish| self.check_file(&publish.key, &publish.file))?;
 
         let mut state = self.lock()?;
-        let next = self.next_snapshot(&mut state);
+        let mut next = self.next_snapshot(&mut state);
+        let (mut batch, mut dropped) = (Batch::default(), Vec::new());
+        let tables: BTreeSet<TableId> = publishes.iter().map(|publish| publish.key.table.clone()).collect();
+        for table in tables {
+            let known = next.snapshot.tables.get(&table).map(|known| known.state).unwrap_or_default();
+            if let Some(new) = claim(&table, known).filter(|new| *new != known) {
+                dropped.extend(put_state(&mut next, &mut batch, &table, new));
+            }
+        }
         let mut checked: Vec<Checked> = Vec::with_capacity(publishes.len());
         for publish in publishes {
             let new = self.check(&state, &next, publish, &checked, now)?;
@@ -123,7 +145,9 @@ impl Store {
         check_groups(&state, checked.iter().flat_map(|checked| &checked.running))?;
         let (versions, running): (Vec<_>, Vec<_>) = checked.into_iter().map(|new| (new.version, new.running)).unzip();
         let sealed = self.seal_all(&next, versions).into_iter().collect::<Result<Vec<Sealed>, _>>()?;
-        self.commit_sealed(&mut state, next, sealed.into_iter().zip(running), now)
+        let id = self.commit_sealed(&mut state, next, batch, sealed.into_iter().zip(running), now)?;
+        state.garbage.extend(dropped);
+        Ok(id)
     }
 
     /// As [`Store::publish`], several partitions of which each succeeds or fails on its own, for little more than the
@@ -174,7 +198,7 @@ impl Store {
             }
         }
         if !sealed.is_empty() {
-            self.commit_sealed(&mut state, next, sealed.into_iter(), now)?;
+            self.commit_sealed(&mut state, next, Batch::default(), sealed.into_iter(), now)?;
         }
         Ok(outcomes)
     }
@@ -251,10 +275,10 @@ impl Store {
         &self,
         state: &mut State,
         mut next: NextSnapshot,
+        mut batch: Batch,
         sealed: impl Iterator<Item = (Sealed, Vec<JobRecord>)>,
         now: i64,
     ) -> Result<SnapshotId, StorageError> {
-        let mut batch = Batch::default();
         let (mut staged, mut done) = (Vec::new(), Vec::new());
         for (sealed, running) in sealed {
             let new = Self::stage(state, &mut next, &mut batch, sealed, now);
@@ -433,7 +457,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{ErrorKind, TableState};
+    use crate::ErrorKind;
 
     fn key(bucket: Option<(i64, i64)>) -> PartitionKey {
         let bucket = bucket.map(|(start, end)| Bounds { start, end });

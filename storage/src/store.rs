@@ -159,25 +159,8 @@ impl Store {
         }
         let mut next = self.next_snapshot(&mut locked);
         let mut batch = Batch::default();
-        batch.put_table(table, &state);
+        let garbage = put_state(&mut next, &mut batch, table, state);
         batch.put_snapshot(next.id());
-        let changed = next.table(table);
-        changed.state = state;
-        let mut garbage = Vec::new();
-        if let Some(range) = state.range {
-            changed.partitions.retain(|_, partition| {
-                let Some(bucket) = partition.bucket else { return true };
-                if range.start <= bucket.start && bucket.end <= range.end {
-                    return true;
-                }
-                let key = PartitionKey { table: table.clone(), bucket: partition.bucket };
-                batch.delete_partition(&key);
-                // Nobody says what time it is; who still reads the file keeps it all the same.
-                let (record, readers) = (PartitionRecord::of(partition), Arc::downgrade(partition));
-                garbage.push(retire(&mut batch, key, record, readers, partition.built_at));
-                false
-            });
-        }
         self.inner.catalog.commit(batch)?;
         locked.garbage.extend(garbage);
         self.swap(next);
@@ -284,6 +267,35 @@ impl NextSnapshot {
     pub(crate) fn table(&mut self, id: &TableId) -> &mut Table {
         Arc::make_mut(self.snapshot.tables.entry(id.clone()).or_default())
     }
+}
+
+/// Puts what is known of a table into the next state and the batch; gives the partitions that it has no more, as
+/// garbage.
+pub(crate) fn put_state(
+    next: &mut NextSnapshot,
+    batch: &mut Batch,
+    table: &TableId,
+    state: TableState,
+) -> Vec<(FileId, GarbageFile)> {
+    batch.put_table(table, &state);
+    let changed = next.table(table);
+    changed.state = state;
+    let mut garbage = Vec::new();
+    if let Some(range) = state.range {
+        changed.partitions.retain(|_, partition| {
+            let Some(bucket) = partition.bucket else { return true };
+            if range.start <= bucket.start && bucket.end <= range.end {
+                return true;
+            }
+            let key = PartitionKey { table: table.clone(), bucket: partition.bucket };
+            batch.delete_partition(&key);
+            // Nobody says what time it is; who still reads the file keeps it all the same.
+            let (record, readers) = (PartitionRecord::of(partition), Arc::downgrade(partition));
+            garbage.push(retire(batch, key, record, readers, partition.built_at));
+            false
+        });
+    }
+    garbage
 }
 
 /// Puts a partition's file on the garbage list: in the batch, and as what to remember once that is written.

@@ -89,6 +89,42 @@ fn conformance_27_readers_see_all_partitions_of_an_atomic_job_replaced_or_none()
     server.assert_alive();
 }
 
+/// The source has lost its first month and has a new one: what the rollup is meant to hold changes with its partitions.
+#[test]
+fn readers_see_a_range_that_moves_in_one_step() {
+    let project = events_project(&["2024-01", "2024-02"], 90);
+    project.write("model/hours.yml", HOURLY);
+    let server = Server::start_with_jobs(&project);
+    let hours = json!({"cubes": ["hours"]});
+    server.build(&selector(&hours));
+    let query = json!({"measures": ["hours.count", "hours.generations"]});
+    let sums = |count: i64, generation: i64| {
+        vec![json!({"hours.count": count.to_string(), "hours.generations": (count * generation).to_string()})]
+    };
+    assert_eq!(server.rows(&query), sums(180, 1));
+    write_generation(&project, &["2024-02", "2024-03"], 2);
+    let is_over = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| watch(&server, &is_over, &query, "hours.hourly"));
+        let tokens = post(&server, "per-preaggregation", &hours);
+        assert_eq!(server.wait_jobs(&tokens), vec!["done"; tokens.len()]);
+        is_over.store(true, Ordering::SeqCst);
+        reader.join().expect("readers see no fault")
+    });
+    assert!([vec![sums(180, 1)], vec![sums(180, 1), sums(180, 2)]].contains(&seen), "{seen:?}");
+    assert_eq!(server.rows(&query), sums(180, 2));
+
+    // What is cancelled changes nothing.
+    write_generation(&project, &["2024-03"], 3);
+    let tokens = post(&server, "all", &hours);
+    let reply = server.post(&format!("/quarry/v1/jobs/{}/cancel", tokens[0]), &json!({}));
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let answer = server.load(&query);
+    assert!(uses_rollup(&answer, "hours.hourly"), "{answer}");
+    assert_eq!(answer["data"], json!(sums(180, 2)));
+    server.assert_alive();
+}
+
 #[test]
 fn one_partition_that_fails_keeps_all_from_being_published_and_a_retry_is_of_all() {
     let project = events_project(&MONTHS, 90);

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quarry_storage::{
-    ErrorKind, Fault, Faults, JobId, JobRecord, JobState, Lease, NewJob, Publish, Scope, Store, StoreOptions,
-    VersionChoice,
+    Bounds, ErrorKind, Fault, Faults, JobId, JobRecord, JobState, Lease, NewJob, Publish, Scope, Store, StoreOptions,
+    TableState, VersionChoice,
 };
 
 use crate::support::*;
@@ -180,6 +180,49 @@ fn a_group_that_was_cut_off_begins_anew_as_a_whole() {
 }
 
 /// The n-th operation of the publish of a group fails, for all n: nothing of it is seen, and nothing is left of it.
+/// What the table is meant to hold changes with the partitions, and not before.
+#[test]
+fn a_group_changes_what_is_known_of_its_table_in_the_same_step() {
+    let range = |from: i64, to: i64| TableState {
+        range: Some(Bounds { start: from * WIDTH, end: to * WIDTH }),
+        complete: true,
+    };
+    for after in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::armable();
+        let store = Store::open(StoreOptions { faults: faults.clone(), ..options(dir.path()) }).unwrap();
+        store.set_table_state(&table("t"), range(1, 3)).unwrap();
+        publish(&store, &key("t", 1), 1, 1);
+        publish(&store, &key("t", 2), 1, 1);
+        let waiting =
+            [2, 3].map(|bucket| publication(&key("t", bucket), write(&store, &key("t", bucket), 2), "", Vec::new()));
+        let claim = |id: &quarry_storage::TableId, known: TableState| {
+            assert_eq!((id, known), (&table("t"), range(1, 3)));
+            Some(range(2, 4))
+        };
+        let seen = |store: &Store| (store.snapshot().table(&table("t")).unwrap().state, contents(store));
+        let (old, new) = (
+            (range(1, 3), vec![("t 10".to_owned(), 1), ("t 20".to_owned(), 1)]),
+            (range(2, 4), vec![("t 20".to_owned(), 2), ("t 30".to_owned(), 2)]),
+        );
+        faults.arm(Some(Fault { after, errno: 28, lasting: false }));
+        let result = store.publish_claiming(waiting.into(), &claim, 4);
+        let has_struck = faults.has_struck();
+        faults.arm(None);
+        assert_eq!(seen(&store), if has_struck { old.clone() } else { new.clone() }, "operation {after}");
+        assert_eq!(result.is_err(), has_struck);
+        drop(store);
+        let store = open(&dir);
+        assert!(seen(&store) == new || (has_struck && seen(&store) == old), "operation {after}: {:?}", seen(&store));
+        if !has_struck {
+            // The file that went with the range is collected.
+            store.collect_garbage(i64::MAX - 1).unwrap();
+            assert_eq!(std::fs::read_dir(dir.path().join("store/partitions/t")).unwrap().count(), 2);
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_publish_that_fails_half_way_publishes_nothing() {
     for after in 0.. {

@@ -111,21 +111,34 @@ impl State {
     /// # Errors
     /// Those of the expressions and the aggregates.
     pub(super) fn push(&mut self, work: &Work, rows: &RecordBatch) -> Result<()> {
-        let coded = self.coders.iter_mut().zip(&work.coded);
-        let mut codes: Vec<Vec<u32>> =
-            coded.map(|(coder, place)| coder.encode(rows.column(*place))).collect::<Result<_>>()?;
-        let mut plain = work.plain(rows)?;
-        if let Some(kept) = self.kept(work, &codes, &plain)? {
-            if kept.true_count() == 0 {
-                return Ok(());
-            }
-            let kept = FilterBuilder::new(&kept).optimize().build();
-            for codes in &mut codes {
-                let all = UInt32Array::from(std::mem::take(codes));
-                *codes = kept.filter(&all)?.as_primitive::<UInt32Type>().values().to_vec();
-            }
-            plain = kept.filter_record_batch(&plain)?;
+        // Of the columns that are not tested only the rows that are left are looked at.
+        let mut codes: Vec<Option<Vec<u32>>> = vec![None; self.coders.len()];
+        for test in &work.tests {
+            self.encode(work, rows, test.column, &mut codes)?;
         }
+        let mut rows = rows.clone();
+        if let Some(kept) = self.tested(work, &codes)? {
+            rows = keep(&kept, &rows, &mut codes)?;
+        }
+        let mut plain = work.plain(&rows)?;
+        if let Some(predicate) = &work.predicate
+            && rows.num_rows() > 0
+        {
+            let passed = value_of(predicate, &plain)?;
+            let passed = passed.as_boolean();
+            let kept = if passed.null_count() > 0 { prep_null_mask_filter(passed) } else { passed.clone() };
+            if kept.true_count() < kept.len() {
+                rows = keep(&kept, &rows, &mut codes)?;
+                plain = work.plain(&rows)?;
+            }
+        }
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        for column in 0..self.coders.len() {
+            self.encode(work, &rows, column, &mut codes)?;
+        }
+        let codes: Vec<Vec<u32>> = codes.into_iter().map(Option::unwrap_or_default).collect();
         let groups = RowGroups::new(self.groups_of(work, &codes, &plain)?);
         for (aggregate, planned) in self.aggregates.iter_mut().zip(&work.aggregates) {
             let arguments = planned.arguments.iter().filter(|_| aggregate.takes_values());
@@ -164,18 +177,21 @@ impl State {
         Ok(self.groups.assign(&row_codes, &counts))
     }
 
-    /// Which rows pass; none when all do. A value is tested only where its row passed the tests before.
-    fn kept(&mut self, work: &Work, codes: &[Vec<u32>], plain: &RecordBatch) -> Result<Option<BooleanArray>> {
+    /// Makes the codes of a coded column, unless they are there.
+    fn encode(&mut self, work: &Work, rows: &RecordBatch, column: usize, codes: &mut [Option<Vec<u32>>]) -> Result<()> {
+        if codes[column].is_none() {
+            codes[column] = Some(self.coders[column].encode(rows.column(work.coded[column]))?);
+        }
+        Ok(())
+    }
+
+    /// Which rows pass the tests; none when all do. A value is tested only where its row passed the tests before.
+    fn tested(&mut self, work: &Work, codes: &[Option<Vec<u32>>]) -> Result<Option<BooleanArray>> {
         let mut kept: Option<BooleanBuffer> = None;
         for (test, verdicts) in work.tests.iter().zip(&mut self.verdicts) {
-            let passed = verdicts.of(test, &self.coders[test.column], &codes[test.column], kept.as_ref())?;
+            let codes = codes[test.column].as_deref().unwrap_or_default();
+            let passed = verdicts.of(test, &self.coders[test.column], codes, kept.as_ref())?;
             kept = passed.or(kept);
-        }
-        if let Some(predicate) = &work.predicate {
-            let passed = value_of(predicate, plain)?;
-            let passed = passed.as_boolean();
-            let passed = if passed.null_count() > 0 { prep_null_mask_filter(passed) } else { passed.clone() };
-            kept = Some(kept.map_or_else(|| passed.values().clone(), |kept| &kept & passed.values()));
         }
         let kept = kept.map(|kept| BooleanArray::new(kept, None));
         Ok(kept.filter(|kept| kept.true_count() < kept.len()))
@@ -249,6 +265,16 @@ impl Verdicts {
         let passed = BooleanBuffer::collect_bool(codes.len(), passes);
         Ok(Some(kept.map_or_else(|| passed.clone(), |kept| kept & &passed)))
     }
+}
+
+/// The rows that are kept, and their codes.
+fn keep(kept: &BooleanArray, rows: &RecordBatch, codes: &mut [Option<Vec<u32>>]) -> Result<RecordBatch> {
+    let kept = FilterBuilder::new(kept).optimize().build();
+    for codes in codes.iter_mut().flatten() {
+        let all = UInt32Array::from(std::mem::take(codes));
+        *codes = kept.filter(&all)?.as_primitive::<UInt32Type>().values().to_vec();
+    }
+    Ok(kept.filter_record_batch(rows)?)
 }
 
 fn value_of(expression: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef> {

@@ -92,6 +92,15 @@ impl Question {
         }
         let mut dimensions = random.some(&["kind", "places.name"], 0, 2);
         dimensions.extend(random.chance(5).then_some("place"));
+        if !world.joins.is_empty() && random.chance(40) {
+            // Rarely does chance alone ask for what a join has.
+            let rollup = &world.rollups[random.pick(&world.joins)];
+            if !rollup.measures.is_empty() {
+                measures = random.some(&rollup.measures, 1, 3).into_iter().map(str::to_owned).collect();
+            }
+            dimensions.retain(|name| *name == "kind" && rollup.dimensions.contains(name));
+            dimensions.push("places.name");
+        }
         Self {
             measures,
             dimensions,

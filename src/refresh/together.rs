@@ -6,9 +6,8 @@
 //! engine's, within the memory of builds.
 //!
 //! Each partition has a file and an end of its own; those that are finished at the same time share the syncs of one
-//! publish. What the scan did not get to when it failed is tried
-//! again in two halves, down to single partitions: one bad row fails its own partition, and what is too much for one
-//! scan takes several.
+//! publish. What the scan did not get to when it failed is tried again in two halves, down to single partitions: one bad
+//! row fails its own partition, and what is too much for one scan takes several.
 
 use std::sync::Arc;
 

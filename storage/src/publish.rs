@@ -128,7 +128,7 @@ impl Store {
         publishes.iter().try_for_each(|publish| self.check_file(&publish.key, &publish.file))?;
 
         let mut state = self.lock()?;
-        let mut next = self.next_snapshot(&mut state);
+        let mut next = self.next_snapshot(&state);
         let (mut batch, mut dropped) = (Batch::default(), Vec::new());
         let tables: BTreeSet<TableId> = publishes.iter().map(|publish| publish.key.table.clone()).collect();
         for table in tables {
@@ -170,7 +170,7 @@ impl Store {
     ) -> Result<Vec<Result<SnapshotId, Arc<StorageError>>>, StorageError> {
         let files: Vec<_> = publishes.iter().map(|publish| self.check_file(&publish.key, &publish.file)).collect();
         let mut state = self.lock()?;
-        let next = self.next_snapshot(&mut state);
+        let next = self.next_snapshot(&state);
         let id = next.id();
         let mut outcomes = Vec::with_capacity(publishes.len());
         // With their places in the order of `publishes`.
@@ -305,7 +305,6 @@ impl Store {
         let folders: BTreeSet<&Path> = staged.iter().filter_map(|new| new.partition.path.parent()).collect();
         folders.into_iter().try_for_each(|folder| self.inner.files.sync_folder(folder))?;
         ended.iter().for_each(|job| batch.put_job(job));
-        batch.put_snapshot(next.id());
         let mut garbage = Vec::new();
         for staged in staged {
             // Should the write fail, the batch may be on disk all the same. So the file must stay from here on:
@@ -313,7 +312,7 @@ impl Store {
             staged.file.file.path.keep();
             garbage.push((staged.place, staged.garbage));
         }
-        self.inner.catalog.commit(batch)?;
+        self.commit_next(state, &next, batch)?;
         ended.iter().for_each(|job| state.jobs.remove(&job.id));
         self.inner.leases.end(ended.iter().map(|job| &job.id));
         for (place, garbage) in garbage {

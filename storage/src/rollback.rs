@@ -192,7 +192,7 @@ impl Store {
         now: i64,
     ) -> Result<(SnapshotId, Vec<RolledBack>), StorageError> {
         let mut state = self.lock()?;
-        let mut next = self.next_snapshot(&mut state);
+        let mut next = self.next_snapshot(&state);
         let (mut versions, mut changes) = (Vec::new(), Vec::new());
         let mut ended: HashMap<JobId, JobRecord> = HashMap::new();
         for (Chosen { key, pinned, live }, file) in copies {

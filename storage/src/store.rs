@@ -96,7 +96,7 @@ pub(crate) struct State {
     /// Partitions of the catalog whose file was not there, or not whole, when the store was opened. They are not live, and come back at the next open should their files do: a disk that was not
     /// mounted must not cost what is on it.
     pub(crate) missing: Missing,
-    /// The newest id that a snapshot was ever given, or was to get in a change that failed.
+    /// The newest id that a snapshot was ever given, or was to get in a change whose write failed.
     pub(crate) last_snapshot: u64,
 }
 
@@ -157,11 +157,10 @@ impl Store {
         if self.snapshot().tables.get(table).is_some_and(|known| known.state == state) {
             return Ok(());
         }
-        let mut next = self.next_snapshot(&mut locked);
+        let mut next = self.next_snapshot(&locked);
         let mut batch = Batch::default();
         let garbage = put_state(&mut next, &mut batch, table, state);
-        batch.put_snapshot(next.id());
-        self.inner.catalog.commit(batch)?;
+        self.commit_next(&mut locked, &next, batch)?;
         locked.garbage.extend(garbage);
         self.swap(next);
         Ok(())
@@ -200,7 +199,7 @@ impl Store {
         let candidates: Vec<TableId> =
             self.snapshot().tables().map(|(id, _)| id).filter(|id| !keep(id)).cloned().collect();
         let mut state = self.lock()?;
-        let mut next = self.next_snapshot(&mut state);
+        let mut next = self.next_snapshot(&state);
         let mut batch = Batch::default();
         let mut garbage = Vec::new();
         let mut missing = Vec::new();
@@ -224,8 +223,7 @@ impl Store {
         if dropped == 0 {
             return Ok(0);
         }
-        batch.put_snapshot(next.id());
-        self.inner.catalog.commit(batch)?;
+        self.commit_next(&mut state, &next, batch)?;
         state.garbage.extend(garbage);
         missing.iter().for_each(|place| drop(state.missing.remove(place)));
         self.swap(next);
@@ -239,11 +237,24 @@ impl Store {
         self.inner.state.lock().map_err(|_poisoned| StorageError::Poisoned)
     }
 
-    /// The next state in the making, under an id that no state has or was to have before.
-    pub(crate) fn next_snapshot(&self, state: &mut State) -> NextSnapshot {
+    /// The next state in the making, under an id that no state has or was to have before. One that is not committed
+    /// leaves its id to the next: files of a later id than that look like publishes that the catalog has lost.
+    pub(crate) fn next_snapshot(&self, state: &State) -> NextSnapshot {
         let current = self.snapshot();
-        state.last_snapshot = state.last_snapshot.max(current.id) + 1;
-        NextSnapshot { snapshot: Snapshot { id: state.last_snapshot, tables: current.tables.clone() } }
+        let id = state.last_snapshot.max(current.id) + 1;
+        NextSnapshot { snapshot: Snapshot { id, tables: current.tables.clone() } }
+    }
+
+    /// Writes the batch that makes the next state. Should that fail, the batch may be on disk all the same.
+    pub(crate) fn commit_next(
+        &self,
+        state: &mut State,
+        next: &NextSnapshot,
+        mut batch: Batch,
+    ) -> Result<(), StorageError> {
+        batch.put_snapshot(next.id());
+        state.last_snapshot = next.id().0;
+        self.inner.catalog.commit(batch)
     }
 
     /// Makes the next state the current one. The caller holds the lock and has committed it.

@@ -136,6 +136,11 @@ fn a_publish_that_was_cut_off_is_no_version_to_go_back_to() {
             || StoreOptions { faults: faults.clone(), keep_versions: 1, ..StoreOptions::new(dir.path().join("store")) };
         let store = Store::open(with_faults()).unwrap();
         publish(&store, &key, 1, 1);
+        // What was refused before must not look like publishes that the catalog has lost.
+        for file in [write(&store, &key, 0), write(&store, &key, 0)] {
+            let refused = store.publish(publication(&key, file, "", Vec::new()), 2);
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused);
+        }
         faults.arm(Some(Fault { after, errno: 5, lasting: true }));
         let published = build(&store, 2, 10);
         let has_struck = faults.has_struck();

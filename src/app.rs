@@ -157,6 +157,7 @@ impl App {
             timeout: config.query_timeout,
             greatest_pause: config.greatest_pause,
             // Twice that is held for the moment of a sort.
+            index_copies: config.index_copies,
             sort_bytes: (config.build_memory_bytes / BUILD_SHARES / builds / 2).max(MIN_SORT_BYTES),
         };
         let refresher = Refresher::start(parts, options);
@@ -336,7 +337,10 @@ fn load_model(config: &Config, context: Option<&serde_json::Value>) -> Result<Cu
     }
     let compiled = compile_project(&config.project, &config.model_dir, &compile_context)?;
     let from_source = FromSource { never: config.rollup_only, gaps: config.fill_from_source };
-    let rollups = Rollups::new(Arc::new(compiled.model)).with_source(from_source);
+    let mut rollups = Rollups::new(Arc::new(compiled.model)).with_source(from_source);
+    if config.index_copies {
+        rollups = rollups.with_index_copies();
+    }
     Ok(CurrentModel { rollups: Arc::new(rollups), diagnostics: compiled.warnings, preagg_schema: None })
 }
 

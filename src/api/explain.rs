@@ -88,6 +88,12 @@ fn chosen(chosen: &Chosen) -> Value {
     if !chosen.from_source.is_empty() {
         shown["fromSource"] = chosen.from_source.iter().map(|range| json!(range.to_string())).collect();
     }
+    if !chosen.copies.is_empty() {
+        let kind = |aggregate| if aggregate { "aggregate" } else { "regular" };
+        let copies = chosen.copies.iter();
+        shown["indexCopies"] =
+            copies.map(|copy| json!({"index": copy.index, "type": kind(copy.aggregate), "rows": copy.rows})).collect();
+    }
     if !ranges.is_empty() {
         shown["partitionRanges"] = Value::Array(ranges);
     }

@@ -82,6 +82,7 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    app.refresher().make_index_copies().await;
     app.stop(PATIENCE).await;
     let built = tokens.len() - failures.len();
     writeln!(std::io::stdout().lock(), "{built} of {} partition(s) built", tokens.len())?;

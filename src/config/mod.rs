@@ -90,6 +90,8 @@ pub struct Config {
     pub greatest_pause: Duration,
     /// `QUARRY_BUILD_MEMORY`: bytes that running builds may hold; beyond it they spill.
     pub build_memory_bytes: usize,
+    /// `QUARRY_INDEX_COPIES`: whether rollups are also kept as their further indexes say.
+    pub index_copies: bool,
     /// `CUBEJS_MAX_PARTITIONS_PER_CUBE`.
     pub max_partitions: usize,
     /// How long a replaced partition file stays at least (`QUARRY_GC_GRACE`).
@@ -264,6 +266,7 @@ impl Config {
             scheduled_at_once: read.scheduled_at_once(),
             greatest_pause: read.duration("CUBEJS_PRE_AGGREGATIONS_BACKOFF_MAX_TIME", Duration::from_secs(600)),
             build_memory_bytes: read.bytes("QUARRY_BUILD_MEMORY", 1 << 30, (16 << 20)..=usize::MAX),
+            index_copies: read.boolean("QUARRY_INDEX_COPIES", false),
             max_partitions: read.number("CUBEJS_MAX_PARTITIONS_PER_CUBE", 10_000, 1..=1_000_000),
             gc_grace: read.duration("QUARRY_GC_GRACE", Duration::from_secs(60)),
             keep_versions: read.number("QUARRY_KEEP_VERSIONS", 1, 0..=1_000),

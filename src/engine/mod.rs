@@ -8,6 +8,7 @@
 mod coded;
 pub(crate) mod error;
 pub mod functions;
+pub mod indexed;
 mod memory;
 pub mod partition_table;
 pub(crate) mod pinned_files;

@@ -22,6 +22,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use object_store::ObjectMeta;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use quarry_storage::Partition;
 
 use super::error::{EngineError, PartitionFileError};
 use super::session::SCHEMA;
@@ -41,6 +42,13 @@ pub struct PartitionFile {
     pub size_bytes: u64,
     /// Its exact number of rows.
     pub rows: u64,
+}
+
+impl PartitionFile {
+    /// The file of a partition.
+    pub fn of(partition: &Partition) -> Self {
+        Self { path: partition.path.clone(), size_bytes: partition.size_bytes, rows: partition.rows }
+    }
 }
 
 /// A table over Parquet files that are already chosen.

@@ -23,6 +23,7 @@ use super::EngineOptions;
 use super::coded::with_codes;
 use super::error::{EngineError, Phase, reading_failed};
 use super::functions::{DecimalPlanner, MicrosecondPlanner, aggregate_functions, scalar_functions};
+use super::indexed::IndexedTable;
 use super::memory::SharedMemory;
 use super::partition_table::{PARALLEL_ROWS, PartitionTable};
 use super::pinned_files::pinned;
@@ -135,8 +136,11 @@ impl Running {
 
 fn explain(error: &DataFusionError, tables: &[Arc<dyn TableProvider>]) -> EngineError {
     if reading_failed(error) {
-        let tables = tables.iter().filter_map(|table| table.downcast_ref::<PartitionTable>());
-        if let Some(broken) = tables.into_iter().find_map(PartitionTable::find_broken_file) {
+        let broken = tables.iter().find_map(|table| match table.downcast_ref::<PartitionTable>() {
+            Some(files) => files.find_broken_file(),
+            None => table.downcast_ref::<IndexedTable>()?.find_broken_file(),
+        });
+        if let Some(broken) = broken {
             return EngineError::Execution(broken.to_string());
         }
     }

@@ -4,5 +4,6 @@
 //! [`layout::dimension_column`] and its neighbours, and one or two state columns a measure ([`layout::StateColumn`]).
 
 pub mod coverage;
+pub mod indexes;
 pub mod layout;
 pub mod partition;

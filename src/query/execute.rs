@@ -20,6 +20,7 @@ use super::route::{Route, route};
 use super::scan::{Scan, originals};
 use super::serve::SourceAnswers;
 use super::{OutputColumn, Query, QueryError};
+use crate::engine::indexed::IndexedTable;
 use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema, tables_catalog};
 use crate::engine::resident::Resident;
 use crate::engine::{BatchStream, Engine};
@@ -299,10 +300,21 @@ impl QueryService {
     }
 
     pub(super) async fn stored_table(&self, scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
+        // Another order is no help where all rows are in memory; fewer rows are.
+        if scan.kept.iter().any(|kept| kept.columns.is_some()) {
+            return self.indexed_table(scan);
+        }
         match self.resident.table(scan.pinned()).await? {
             Some(table) => Ok(table),
-            None => Ok(file_table(scan, self.schemas.of(&scan.sample)?)),
+            None if scan.kept.is_empty() => Ok(file_table(scan, self.schemas.of(&scan.sample)?)),
+            None => self.indexed_table(scan),
         }
+    }
+
+    /// The rows of a scan, or the copy of them that a statement has to read least of.
+    fn indexed_table(&self, scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
+        let schema = self.schemas.of(&scan.sample)?;
+        Ok(Arc::new(IndexedTable::new(schema, scan.kept.clone(), self.resident.clone())))
     }
 }
 
@@ -312,9 +324,7 @@ impl QueryService {
     /// # Errors
     /// Its file cannot be read.
     pub async fn stored_rows(&self, partition: &Partition, rows: usize) -> Result<Vec<RecordBatch>, QueryError> {
-        let file =
-            PartitionFile { path: partition.path.clone(), size_bytes: partition.size_bytes, rows: partition.rows };
-        let table = PartitionTable::new(self.schemas.of(partition)?, vec![file]);
+        let table = PartitionTable::new(self.schemas.of(partition)?, vec![PartitionFile::of(partition)]);
         let tables = tables_catalog(vec![("stored".to_owned(), Arc::new(table))]);
         Ok(self.engine.collect(first_rows("stored", rows), tables).await?.batches)
     }
@@ -329,11 +339,7 @@ pub fn table_of(scan: &Scan) -> Result<Arc<dyn TableProvider>, QueryError> {
 }
 
 fn file_table(scan: &Scan, schema: SchemaRef) -> Arc<dyn TableProvider> {
-    let files = scan.pinned().iter().map(|partition| PartitionFile {
-        path: partition.path.clone(),
-        size_bytes: partition.size_bytes,
-        rows: partition.rows,
-    });
+    let files = scan.pinned().iter().map(|partition| PartitionFile::of(partition));
     Arc::new(PartitionTable::new(schema, files.collect()))
 }
 

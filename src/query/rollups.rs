@@ -21,6 +21,7 @@ use crate::model::{
     AppliedKey, CubeId, CubeSource, DataType, Diagnostic, DimensionId, MemberId, Model, Part, Preagg, PreaggId,
     PreaggKind, Template,
 };
+use crate::preagg::indexes::{IndexCopy, copies};
 use crate::preagg::layout;
 use crate::time::{TimeRange, Zone};
 
@@ -56,6 +57,8 @@ pub struct Rollups {
     plans: BTreeMap<PreaggId, Result<RollupPlan, String>>,
     joins: BTreeMap<PreaggId, Joined>,
     from_source: FromSource,
+    /// Further copies of stored rows, where they are kept.
+    copies: BTreeMap<PreaggId, Vec<IndexCopy>>,
     /// Read when it is first asked for.
     lineage: OnceLock<Lineage>,
 }
@@ -99,6 +102,7 @@ impl Rollups {
             plans,
             joins,
             from_source: FromSource::default(),
+            copies: BTreeMap::new(),
             lineage: OnceLock::new(),
         }
     }
@@ -106,6 +110,19 @@ impl Rollups {
     /// The same, with what the source may add to rollups.
     pub fn with_source(self, from_source: FromSource) -> Self {
         Self { from_source, ..self }
+    }
+
+    /// The same, with the copies that further indexes of its rollups ask for.
+    pub fn with_index_copies(mut self) -> Self {
+        let preaggs = self.model.cubes().iter().flat_map(|cube| &cube.preaggs);
+        let copies = preaggs.map(|preagg| (preagg.id, copies(&self.model, preagg.id)));
+        self.copies = copies.filter(|(_, copies)| !copies.is_empty()).collect();
+        self
+    }
+
+    /// The copies that are kept of a definition's rows.
+    pub fn copies(&self, preagg: PreaggId) -> &[IndexCopy] {
+        self.copies.get(&preagg).map_or(&[], Vec::as_slice)
     }
 
     /// A number that no other rollups of this process have, be their model the same: what is remembered of one model is

@@ -9,8 +9,10 @@ use super::lower::qualified;
 use super::members::resolve_alias;
 use super::plan::{Plan, Shape};
 use super::rollups::{Rollups, original_of};
+use crate::engine::indexed::Sorted;
 use crate::model::{CubeId, CubeSource, Model, Part, PreaggId, Template};
 use crate::preagg::coverage::{LocalRange, Uncovered, covering};
+use crate::preagg::indexes::sort_columns;
 use crate::preagg::partition::granularity_of;
 use crate::sources::BROUGHT_SCHEMA;
 use crate::time::{Zone, local_to_utc};
@@ -26,9 +28,32 @@ pub struct Scan {
     pub partitions: Vec<Arc<Partition>>,
     /// A published partition to take the columns from.
     pub sample: Arc<Partition>,
+    /// The partitions and their copies, where there are any: what can be read in their place.
+    pub kept: Vec<Sorted>,
 }
 
 impl Scan {
+    /// With the copies that `snapshot` has of its partitions. `regroups` says that the rows are only read to be put
+    /// together, so that some of them may be put together already.
+    pub fn with_copies(self, rollups: &Rollups, snapshot: &Snapshot, regroups: bool) -> Self {
+        let model = rollups.model();
+        let copies = rollups.copies(self.preagg).iter().filter(|copy| regroups || copy.states.is_none());
+        let found = copies.filter(|_| !self.partitions.is_empty()).filter_map(|copy| {
+            Some(Sorted {
+                name: copy.index.clone(),
+                sort_by: copy.sort_by.clone(),
+                columns: copy.columns(model),
+                partitions: copy.find(snapshot, &self.table, &self.partitions)?,
+            })
+        });
+        let mut kept: Vec<Sorted> = found.collect();
+        if !kept.is_empty() {
+            let (sort_by, partitions) = (sort_columns(model, self.preagg), self.partitions.clone());
+            kept.insert(0, Sorted { name: self.table.to_string(), sort_by, columns: None, partitions });
+        }
+        Self { kept, ..self }
+    }
+
     /// UTC microseconds of the oldest build read.
     pub fn oldest(&self) -> i64 {
         self.partitions.iter().map(|partition| partition.built_at).min().unwrap_or(self.sample.built_at)
@@ -92,7 +117,8 @@ pub fn find_original(
     let partitions = covering(table, granularity_of(rollups.model().preagg(preagg)), wanted)?;
     let sample = partitions.first().or_else(|| table.partitions.values().next()).ok_or(Uncovered::NotBuilt)?;
     let sample = Arc::clone(sample);
-    Ok(Original { cube: preagg.cube, scan: Scan { preagg, table: id, partitions, sample } })
+    let scan = Scan { preagg, table: id, partitions, sample, kept: Vec::new() };
+    Ok(Original { cube: preagg.cube, scan: scan.with_copies(rollups, snapshot, false) })
 }
 
 /// The stored rows that stand for the cubes of a plan that no rollup answers, and the cubes that have none. Rows of a

@@ -16,8 +16,6 @@ use tokio::sync::mpsc;
 
 use crate::engine::functions::states::STATE_KEY;
 use crate::engine::{BatchStream, EngineError};
-use crate::model::{Model, Preagg, PreaggId, PreaggKind};
-use crate::preagg::layout;
 use crate::tasks::blocking;
 
 /// A partition up to this size is sorted as a whole: one row group of its file.
@@ -54,34 +52,6 @@ pub(super) enum BuildError {
     /// The statement gave other columns than the rollup has.
     #[error("the build statement gave no column '{0}'")]
     MissingColumn(String),
-}
-
-/// The columns a rollup's files are sorted by: those of its first index; then dimensions first, time last, so
-/// that a filter on a dimension skips pages; time is pruned by partition already (`performance.md` §5).
-pub(super) fn sort_columns(model: &Model, preagg: PreaggId) -> Vec<String> {
-    let rollup = model.preagg(preagg);
-    let regular = rollup.indexes.iter().find(|index| !index.aggregate);
-    let index = regular.or(rollup.indexes.first()).map_or(&[][..], |index| index.columns.as_slice());
-    if rollup.kind == PreaggKind::OriginalSql {
-        // Of a cube's rows nothing but these names is known.
-        return index.to_vec();
-    }
-    let groups = group_columns(model, rollup);
-    // An order of sums is of no use to anyone.
-    let mut columns: Vec<String> = index.iter().filter(|column| groups.contains(column)).cloned().collect();
-    for column in groups {
-        if !columns.contains(&column) {
-            columns.push(column);
-        }
-    }
-    columns
-}
-
-fn group_columns(model: &Model, rollup: &Preagg) -> Vec<String> {
-    let dimensions = rollup.dimensions.iter().map(|id| layout::dimension_column(model, *id));
-    let segments = rollup.segments.iter().map(|id| layout::segment_column(model, *id));
-    let times = rollup.times().map(|time| layout::stored_time_column(model, time));
-    dimensions.chain(segments).chain(times).collect()
 }
 
 /// Writes the rows of `stream` into a new file, which is complete and synced but not published; calls `report`

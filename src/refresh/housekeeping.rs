@@ -72,14 +72,16 @@ impl Probation {
     }
 }
 
-/// The tables that the model defines, in whatever zone; none when some definition cannot be planned,
+/// The tables that the model defines, in whatever zone, and those of their copies; none when some definition cannot be planned,
 /// as its tables are unknown then.
 fn current_tables(rollups: &Rollups) -> Option<HashSet<TableId>> {
     let mut current = HashSet::new();
     let stored = rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs).filter(|preagg| preagg.is_stored());
     for preagg in stored {
         for zone in chrono_tz::TZ_VARIANTS {
-            current.insert(rollups.table(preagg.id, zone).ok()?);
+            let table = rollups.table(preagg.id, zone).ok()?;
+            current.extend(rollups.copies(preagg.id).iter().map(|copy| copy.table(&table)));
+            current.insert(table);
         }
     }
     Some(current)
@@ -88,6 +90,26 @@ fn current_tables(rollups: &Rollups) -> Option<HashSet<TableId>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_are_kept_with_the_tables_they_are_copies_of() {
+        let text = "cubes:
+  - name: sales
+    sql_table: sales
+    dimensions: [{name: city, sql: city, type: string}, {name: kind, sql: kind, type: string}]
+    pre_aggregations:
+      - {name: main, dimensions: [city, kind], indexes: [{name: a, columns: [city]}, {name: b, columns: [kind]}]}
+";
+        let sources = [(std::path::PathBuf::from("model/sales.yml"), text.to_owned())];
+        let compiled = crate::model::compile::compile_sources(&sources, &crate::model::CompileContext::default());
+        let model = Arc::new(compiled.expect("no faults").model);
+        let without = current_tables(&Rollups::new(Arc::clone(&model))).expect("plain definitions");
+        let with = current_tables(&Rollups::new(model).with_index_copies()).expect("plain definitions");
+        let copied = crate::preagg::indexes::copied_table;
+        assert!(without.iter().all(|table| copied(table).is_none()) && without.is_subset(&with));
+        let of: HashSet<TableId> = with.difference(&without).filter_map(copied).collect();
+        assert_eq!(of, without);
+    }
 
     #[test]
     fn a_model_is_settled_once_after_ten_minutes() {

@@ -10,6 +10,7 @@
 
 mod build;
 mod contexts;
+mod copies;
 mod groups;
 mod housekeeping;
 mod jobs;
@@ -79,6 +80,8 @@ pub struct RefreshOptions {
     pub greatest_pause: Duration,
     /// Bytes that the rows of one build may take while they are sorted.
     pub sort_bytes: usize,
+    /// Whether copies are kept for further indexes of rollups (`QUARRY_INDEX_COPIES`).
+    pub index_copies: bool,
 }
 
 /// What a job request selects; empty lists select everything (`http-api.md` §8.2).
@@ -231,6 +234,7 @@ struct Inner {
     groups: Arc<groups::Groups>,
     /// Held while the rows that a rollup is built from are made ready.
     originals: tokio::sync::Mutex<()>,
+    copied: copies::Copied,
 }
 
 /// By table, why its refresh keys could not be evaluated last.
@@ -308,6 +312,7 @@ impl Refresher {
             pulse: watch::Sender::new(0),
             groups: Arc::default(),
             originals: tokio::sync::Mutex::new(()),
+            copied: copies::Copied::default(),
         });
         for _ in 0..workers.clamp(1, MAX_WORKERS) {
             let shared = Arc::clone(&inner);
@@ -316,6 +321,10 @@ impl Refresher {
         if inner.options.scheduler {
             let shared = Arc::clone(&inner);
             inner.tasks.spawn("refresh scheduler", move || scheduler::schedule(Arc::clone(&shared)));
+        }
+        if inner.options.index_copies {
+            let shared = Arc::clone(&inner);
+            inner.tasks.spawn("index copies", move || copies::keep_copies(Arc::clone(&shared)));
         }
         let shared = Arc::clone(&inner);
         inner.tasks.spawn("housekeeping", move || housekeeping::keep_house(Arc::clone(&shared)));
@@ -407,6 +416,15 @@ impl Refresher {
         let at_once = at_once.unwrap_or(options.scheduled_at_once).min(options.scheduled_at_once);
         let until = tokio::time::Instant::now() + patience;
         Ok(scheduler::pass(&self.inner, zones, at_once, until).await?)
+    }
+
+    /// Makes the copies for further indexes that are missing, if such are kept. They are made without that, too; this is
+    /// for who must not stop before.
+    pub async fn make_index_copies(&self) {
+        if self.inner.options.index_copies {
+            copies::survey(&self.inner).await;
+            copies::make_missing(&self.inner).await;
+        }
     }
 
     /// Why the refresh keys of a table could not be evaluated last; none when they could.

@@ -401,6 +401,7 @@ fn empty_parts(dir: &tempfile::TempDir) -> RefreshParts {
 
 fn options(workers: usize) -> RefreshOptions {
     RefreshOptions {
+        index_copies: true,
         concurrency: Concurrency::of_all(workers),
         scheduler: true,
         tick: Duration::from_secs(3_600),

@@ -15,13 +15,14 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use quarry_storage::{Bounds, Partition, PartitionKey, StorageError};
 
-use super::build::{self, BuildError};
+use super::build::BuildError;
 use super::planning::{self, Target, find_source};
 use super::{RefreshError, Refresher, Selection};
 use crate::engine::EngineError;
 use crate::engine::functions::states::{STATE_KEY, state_difference};
 use crate::model::{Model, PreaggId, PreaggKind};
 use crate::names::MemberPath;
+use crate::preagg::indexes::sort_columns;
 use crate::preagg::partition::is_selected;
 use crate::query::QueryError;
 use crate::query::lower::CubeTables;
@@ -118,7 +119,7 @@ impl Refresher {
         // What stands for cubes' own SQL in a build is itself held against the source, as a rollup of its own.
         let statement = rollups.build_sql(target.preagg, target.zone, partition.bucket, &CubeTables::new())?;
         let is_grouped = rollups.model().preagg(target.preagg).kind != PreaggKind::OriginalSql;
-        let keys = build::sort_columns(rollups.model(), target.preagg);
+        let keys = sort_columns(rollups.model(), target.preagg);
         let fresh = source.collect(statement).await.map_err(QueryError::from)?;
         let partition = Arc::clone(partition);
         let compared = blocking(move || -> Result<Verification, BuildError> {

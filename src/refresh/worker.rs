@@ -19,6 +19,7 @@ use super::permits::Permit;
 use super::planning::{Target, find_source};
 use super::together;
 use crate::names::MemberPath;
+use crate::preagg::indexes::sort_columns;
 use crate::preagg::partition::bucket_of;
 use crate::query::QueryError;
 use crate::query::keys::timed_out;
@@ -61,6 +62,9 @@ pub(super) enum WorkError {
     /// No file was written.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// What is copied is not what was written.
+    #[error("the file of the partition is damaged: rebuild the partition")]
+    Damaged,
     /// The file was not published.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -200,6 +204,9 @@ pub(super) async fn process(inner: &Arc<Inner>, claim: Claim) {
 /// Ends the jobs of a claim that are not ended yet, after the build of their partition.
 pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<Built, WorkError>) {
     let key = &claim.key;
+    if let (Ok(_), Some(details)) = (&outcome, &claim.details) {
+        inner.copied.note(&key.table, details);
+    }
     match outcome {
         Ok(Built::Published(rows)) => {
             inner.backoff.forget(&backoff_name(key));
@@ -354,7 +361,7 @@ pub(super) fn layout_of(inner: &Inner, rollups: &Rollups, target: &Target, key: 
         key: key.clone(),
         time_column: rollups.time_column(preagg),
         bounded: !model.preagg(preagg).straddles(),
-        sort_by: build::sort_columns(model, preagg),
+        sort_by: sort_columns(model, preagg),
         sort_bytes: inner.options.sort_bytes,
     }
 }
@@ -408,6 +415,7 @@ fn cause_of(error: &WorkError) -> String {
         | WorkError::Query(_)
         | WorkError::Refresh(_)
         | WorkError::Build(_)
+        | WorkError::Damaged
         | WorkError::Task(_) => error.to_string(),
     };
     if text.trim().is_empty() { "the build failed without a reason".to_owned() } else { text }

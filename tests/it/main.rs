@@ -11,6 +11,7 @@ mod clients;
 mod conformance;
 #[cfg(target_os = "linux")]
 mod connections;
+mod copies;
 mod crash;
 mod cubesql;
 mod description;

@@ -8,6 +8,7 @@ use quarry_storage::{Inspection, PartitionKey, TableId};
 use serde_json::{Value, json};
 
 use super::{bucket_of, columns, matching, moment, print_table, rollup_of, settings, size};
+use crate::preagg::indexes::{copied_table, is_of};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Reads the store as it is on disk; a server may be running.\n\nExamples:\n  \
@@ -59,11 +60,16 @@ pub(in crate::cli) fn run(args: &PartitionsArgs) -> anyhow::Result<ExitCode> {
     }
     let mut lines = Vec::new();
     for table in &tables {
+        let copied = copied_table(table);
         for live in store.snapshot().table(table).into_iter().flat_map(|table| table.partitions.values()) {
-            let state = match (live.path.is_file(), live.held) {
+            let of = copied.as_ref().map(|table| PartitionKey { table: table.clone(), bucket: live.bucket });
+            let is_current = |key: &PartitionKey| store.snapshot().find(key).is_some_and(|of| is_of(live, of));
+            let state = match (live.path.is_file(), &of) {
                 (false, _) => "missing",
-                (true, true) => "held",
-                (true, false) => "live",
+                (true, Some(of)) if is_current(of) => "copy",
+                (true, Some(_)) => "old copy",
+                (true, None) if live.held => "held",
+                (true, None) => "live",
             };
             lines.push(Line {
                 key: PartitionKey { table: table.clone(), bucket: live.bucket },

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ask_server, bucket_of, matching, open, settings};
 use crate::api::describe_rollback;
+use crate::preagg::indexes::copied_table;
 use crate::time::{Clock, from_micros};
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,9 @@ pub(in crate::cli) fn run(args: &RollbackArgs) -> anyhow::Result<ExitCode> {
 
 /// What the arguments mean in this store.
 fn resolve(args: &RollbackArgs, store: &Inspection) -> anyhow::Result<(Scope, VersionChoice)> {
-    let tables = matching(store.snapshot().tables().map(|(id, _)| id), &args.rollup);
+    // Copies follow what they are copies of.
+    let tables = store.snapshot().tables().map(|(id, _)| id).filter(|id| copied_table(id).is_none());
+    let tables = matching(tables, &args.rollup);
     let table = match &tables[..] {
         [table] => table.clone(),
         [] => bail!("nothing of '{}' is stored: `quarry partitions` lists what is", args.rollup),

@@ -68,8 +68,21 @@ pub struct Chosen {
     pub rows_before: u64,
     /// Rows of the partitions to read.
     pub rows_after: u64,
+    /// The copies of these partitions that may be read in their place.
+    pub copies: Vec<CopyAtHand>,
     /// Why it beats the others.
     pub why: String,
+}
+
+/// A copy of all partitions that are read, kept for an index.
+#[derive(Debug)]
+pub struct CopyAtHand {
+    /// Name of the index.
+    pub index: String,
+    /// Whether it has rows put together, `type: aggregate`.
+    pub aggregate: bool,
+    /// Its rows.
+    pub rows: u64,
 }
 
 /// What is said of one rollup.
@@ -144,7 +157,14 @@ fn chosen(model: &Model, best: &RollupRoute, found: &[Candidate]) -> Chosen {
             format!("it reads the fewest rows: {}, where {name} reads {more}", best.rows())
         }
     };
+    let copies = best.scans.iter().flat_map(|scan| scan.kept.iter().skip(1));
+    let copies = copies.map(|copy| CopyAtHand {
+        index: copy.name.clone(),
+        aggregate: copy.columns.is_some(),
+        rows: copy.rows(),
+    });
     Chosen {
+        copies: copies.collect(),
         rollup: model.preagg_path(best.preagg),
         zone: best.zone.name(),
         exact: best.exact,

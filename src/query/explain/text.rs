@@ -67,6 +67,10 @@ impl fmt::Display for Chosen {
         if count > LISTED && buckets.clone().next().is_some() {
             writeln!(f, "              and {} more", count - LISTED)?;
         }
+        for copy in &self.copies {
+            let kind = if copy.aggregate { "with rows put together" } else { "in another order" };
+            writeln!(f, "            or the copy {}, {kind}: {} rows", copy.index, copy.rows)?;
+        }
         writeln!(f, "            why: {}", self.why)
     }
 }

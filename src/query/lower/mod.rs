@@ -6,6 +6,7 @@
 
 mod compose;
 mod context;
+mod copy;
 mod expr;
 mod filter;
 mod key;
@@ -18,6 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 pub use compose::{join_table, stored_columns, stored_time, union_table};
+pub use copy::copy_statement;
 pub use key::{clock_statement, key_statement};
 pub use rollup::RollupScan;
 pub use source::{Output, SourceSelect, column_alias, range_statement, rows_statement, source_statement};

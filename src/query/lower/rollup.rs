@@ -102,16 +102,7 @@ impl<'a> Columns<'a> {
 
     /// A stored state, merged.
     fn state(&self, id: MeasureId, state: StateColumn) -> String {
-        let column = quote(&layout::state_column(self.scan.model, id, state));
-        match state {
-            StateColumn::Count => count(&column),
-            StateColumn::Sum => format!("exact_sum({column})"),
-            StateColumn::Min => format!("min({column})"),
-            StateColumn::Max | StateColumn::Value => format!("max({column})"),
-            StateColumn::Distinct => format!("distinct_union({column})"),
-            StateColumn::Sketch => format!("hll_union({column})"),
-            StateColumn::Quantiles => format!("quantile_union({column})"),
-        }
+        merged_state(state, &quote(&layout::state_column(self.scan.model, id, state)))
     }
 
     /// A tested dimension: a time column, a stored one, or one computed from these. What an access policy tests does
@@ -208,6 +199,19 @@ impl StoredColumns for Columns<'_> {
             }
             MeasureKind::Rank(_) | MeasureKind::Switch(_) => None,
         }
+    }
+}
+
+/// The states in a quoted column, merged.
+pub(super) fn merged_state(state: StateColumn, column: &str) -> String {
+    match state {
+        StateColumn::Count => count(column),
+        StateColumn::Sum => format!("exact_sum({column})"),
+        StateColumn::Min => format!("min({column})"),
+        StateColumn::Max | StateColumn::Value => format!("max({column})"),
+        StateColumn::Distinct => format!("distinct_union({column})"),
+        StateColumn::Sketch => format!("hll_union({column})"),
+        StateColumn::Quantiles => format!("quantile_union({column})"),
     }
 }
 

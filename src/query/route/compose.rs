@@ -127,7 +127,8 @@ impl Fit<'_> {
         for (((preagg, table), layer), partitions) in tables.into_iter().zip(&layers).zip(partitions) {
             let known = layer.table.and_then(|table| table.partitions.values().next());
             let Some(sample) = partitions.first().or(known).map(Arc::clone) else { continue };
-            let scan = Scan { preagg, table, partitions, sample };
+            let scan = Scan { preagg, table, partitions, sample, kept: Vec::new() };
+            let scan = scan.with_copies(rollups, snapshot, !self.query.ungrouped);
             if scan.partitions.is_empty() {
                 spare.get_or_insert(scan);
             } else {
@@ -231,7 +232,9 @@ impl Fit<'_> {
         }
         let sample = partitions.first().or_else(|| table.partitions.values().next()).ok_or(Uncovered::NotBuilt)?;
         let sample = Arc::clone(sample);
-        Ok(Scan { preagg: side.id, table: id, partitions, sample })
+        let scan = Scan { preagg: side.id, table: id, partitions, sample, kept: Vec::new() };
+        // Each row of a side is joined with rows of the others before any are put together.
+        Ok(scan.with_copies(rollups, snapshot, false))
     }
 }
 

@@ -126,7 +126,8 @@ impl Fit<'_> {
         let sample = partitions.first().or_else(|| table.partitions.values().next()).ok_or(Uncovered::NotBuilt)?;
         let sample = Arc::clone(sample);
         let held = table.partitions.values().map(|partition| partition.rows).sum();
-        let scans = vec![Scan { preagg: self.preagg.id, table: id, partitions, sample }];
+        let scan = Scan { preagg: self.preagg.id, table: id, partitions, sample, kept: Vec::new() };
+        let scans = vec![scan.with_copies(rollups, snapshot, !self.query.ungrouped)];
         Ok(RollupRoute { preagg: self.preagg.id, zone, scans, rest: None, exact, held })
     }
 

@@ -104,6 +104,16 @@ impl Player<'_> {
         Err(context(faults.join("\n")))
     }
 
+    /// Counts a question that can be answered from a copy.
+    pub(super) fn count_copies(&mut self, question: &Question) {
+        if !self.world.has_copies() {
+            return;
+        }
+        let told = self.server().post("/quarry/v1/explain", &json!({"query": question.json()})).value();
+        let copies = told["results"][0]["levels"][0]["chosen"]["indexCopies"].as_array().map_or(&[][..], Vec::as_slice);
+        self.tally.copied += usize::from(copies.iter().any(|copy| copy["type"] == "aggregate"));
+    }
+
     /// What must answer a probe of a table: the lambda in front of it, else the table.
     fn required<'o>(&self, key: TableKey, origins: &'o [Origin]) -> Option<&'o Origin> {
         let own = || origins.iter().filter(|origin| origin.is_of(key, self.world));

@@ -108,7 +108,8 @@ impl Tally {
         self.by_join += by_join;
         self.by_rows += by_rows;
         self.by_source += by_source;
-        let Self { built, kills, interrupted, ticks, cancelled, rolled_back, .. } = other;
+        let Self { built, kills, interrupted, ticks, cancelled, rolled_back, copied, .. } = other;
+        self.copied += copied;
         self.built += built;
         self.kills += kills;
         self.interrupted += interrupted;
@@ -172,6 +173,7 @@ fn every_answer_is_the_source_as_its_partitions_were_built_from_it() {
                     assert!(times > 0, "no answer by {what}");
                 }
                 assert!(tally.interrupted > 0 && tally.ticks > 0, "nothing was interrupted, or never a tick");
+                assert!(tally.copied > 0, "no copy for an index was ever at hand");
                 assert!(tally.cancelled > 0 && tally.rolled_back > 0, "nothing was cancelled, or nothing went back");
             }
         }

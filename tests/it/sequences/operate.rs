@@ -81,7 +81,8 @@ impl Player<'_> {
         let prefix = format!("{}@UTC-", self.world.rollups[key.0].path());
         let folders = std::fs::read_dir(self.project.path().join(".quarry/partitions")).map_err(|e| e.to_string())?;
         let names = folders.flatten().map(|folder| folder.file_name().to_string_lossy().into_owned());
-        let table = names.into_iter().find(|name| name.starts_with(&prefix)).ok_or("no folder of the table")?;
+        let is_it = |name: &String| name.strip_prefix(&prefix).is_some_and(|digest| !digest.contains('.'));
+        let table = names.into_iter().find(is_it).ok_or("no folder of the table")?;
         let partition = if start == i64::MIN { "all".to_owned() } else { format_local(start)[..10].to_owned() };
         let reply = self.server().post("/quarry/v1/rollback", &json!({"table": table, "partition": partition}));
         let told = format!("{partition} of {table} goes back: {} {}", reply.status, reply.body);

@@ -18,6 +18,9 @@ use crate::server::{ALL_SCOPES, JOBS, Project, Server, pause, valid_token, wait_
 /// How long the scheduler may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// In that time copies of small partitions are made.
+const COPYING: Duration = Duration::from_millis(250);
+
 /// What came up.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Tally {
@@ -41,6 +44,8 @@ pub(super) struct Tally {
     pub(super) cancelled: usize,
     /// Partitions that went back.
     pub(super) rolled_back: usize,
+    /// Questions that a copy with rows put together was at hand for.
+    pub(super) copied: usize,
 }
 
 /// A project with its server, and what is known of both.
@@ -110,10 +115,14 @@ impl<'w> Player<'w> {
             Step::RollBack(seed) => self.roll_back(*seed),
             Step::Ask(seed) => {
                 let mut random = Random::new(*seed);
+                if self.world.has_copies() && random.chance(25) {
+                    pause(COPYING);
+                }
                 for _ in 0..3 {
                     let places = &self.states[self.version()].places;
                     let question = Question::random(&mut random, self.world, places);
                     self.ask(&question, None)?;
+                    self.count_copies(&question);
                 }
                 Ok(())
             }
@@ -137,6 +146,7 @@ impl<'w> Player<'w> {
             ("CUBEJS_DEFAULT_API_SCOPES", ALL_SCOPES),
             ("CUBEJS_REFRESH_WORKER", if scheduler { "true" } else { "false" }),
             ("CUBEJS_REFRESH_WORKER_CONCURRENCY", "2"),
+            ("QUARRY_INDEX_COPIES", "true"),
         ];
         self.server = Some(Server::start_with(&self.project, &settings));
     }

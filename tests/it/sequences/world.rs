@@ -44,6 +44,8 @@ pub(super) struct Rollup {
     /// Days at which its build range starts and ends, where that is given.
     pub(super) bounds: (Option<i64>, Option<i64>),
     pub(super) scheduled: bool,
+    /// Columns of its indexes, and whether they are of type aggregate.
+    indexes: Vec<(Vec<&'static str>, bool)>,
 }
 
 /// Rollups put one after the other in time; they are named where it answers.
@@ -107,6 +109,11 @@ impl World {
             _ => Pace::Never,
         };
         Self { rollups, lambdas, joins, pace, folder: random.chance(35) }
+    }
+
+    /// Whether some rollup is kept in several orders.
+    pub(super) fn has_copies(&self) -> bool {
+        self.rollups.iter().any(|rollup| !rollup.indexes.is_empty())
     }
 
     /// The position of the one table of that kind.
@@ -222,7 +229,20 @@ impl Rollup {
             partition,
             bounds: if has_bounds { bounds(random, 50, 50) } else { (None, None) },
             scheduled: random.chance(85),
+            indexes: Vec::new(),
         }
+        .with_indexes(random)
+    }
+
+    /// Maybe with indexes, of columns that it has.
+    fn with_indexes(mut self, random: &mut Random) -> Self {
+        let time = self.time.map(|time| if time == Granularity::Hour { "sales__at_hour" } else { "sales__at_day" });
+        let columns: Vec<&'static str> = self.dimensions.iter().copied().chain(time).collect();
+        if !columns.is_empty() && random.chance(40) {
+            let count = random.between(1, 4);
+            self.indexes = (0..count).map(|_| (random.some(&columns, 1, 3), random.chance(60))).collect();
+        }
+        self
     }
 
     fn rows(random: &mut Random) -> Self {
@@ -238,6 +258,7 @@ impl Rollup {
             partition,
             bounds: (None, None),
             scheduled: random.chance(70),
+            indexes: Vec::new(),
         }
     }
 
@@ -253,6 +274,7 @@ impl Rollup {
             partition: None,
             bounds: (None, None),
             scheduled: random.chance(85),
+            indexes: Vec::new(),
         }
     }
 
@@ -261,6 +283,10 @@ impl Rollup {
         self.measures.retain(|name| *name != WIDTH);
         self.dimensions.retain(|name| *name == "kind");
         self.dimensions.push("place");
+        for (columns, _) in &mut self.indexes {
+            columns.retain(|name| *name != "places.name");
+        }
+        self.indexes.retain(|(columns, _)| !columns.is_empty());
     }
 
     fn cube(&self) -> &'static str {
@@ -344,6 +370,13 @@ impl Rollup {
         }
         if !self.scheduled {
             line("scheduled_refresh", "false");
+        }
+        if !self.indexes.is_empty() {
+            let indexes = self.indexes.iter().enumerate().map(|(number, (columns, aggregate))| {
+                let kind = if *aggregate { "aggregate" } else { "regular" };
+                format!("{{name: i{number}, columns: [{}], type: {kind}}}", columns.join(", "))
+            });
+            line("indexes", &format!("[{}]", indexes.collect::<Vec<_>>().join(", ")));
         }
         line(
             "refresh_key",

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 const SECRET: &str = "a secret of the benches, long enough for HS256";
 
+const JOBS: &str = "/cubejs-api/v1/pre-aggregations/jobs";
+
 /// A running server; dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -35,12 +37,18 @@ fn quarry(dir: &Path, args: &[&str]) -> Command {
 impl Server {
     /// Starts `quarry serve` on a free port.
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with some settings.
+    pub(crate) fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Self {
         let token = quarry(dir, &["token"]).output().expect("the binary can be started");
         let token = String::from_utf8(token.stdout).expect("plain text").trim().to_owned();
         let log = dir.join("server.log");
         let child = quarry(dir, &["serve", "--host", "127.0.0.1", "--port", "0"])
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log file"))
+            .envs(settings.iter().copied())
             .spawn()
             .expect("the binary can be started");
         let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(600))).build();
@@ -51,7 +59,7 @@ impl Server {
             let rest = text.split_once("listening on http://127.0.0.1:").map_or("", |(_, rest)| rest);
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             if digits.len() < rest.len() {
-                server.url = format!("http://127.0.0.1:{digits}/cubejs-api/v1");
+                server.url = format!("http://127.0.0.1:{digits}");
             }
             assert!(begun.elapsed() < Duration::from_secs(60), "the server does not start:\n{text}");
             std::thread::yield_now();
@@ -59,8 +67,9 @@ impl Server {
         server
     }
 
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let request = self.agent.post(format!("{}/{path}", self.url)).header("authorization", &self.token);
+    /// Posts JSON to a path; gives the answer's.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Value {
+        let request = self.agent.post(format!("{}{path}", self.url)).header("authorization", &self.token);
         let request = request.header("content-type", "application/json");
         let mut response = request.send(body.to_string()).expect("an answer");
         let text = response.body_mut().with_config().limit(64 << 20).read_to_string().expect("a body");
@@ -69,7 +78,7 @@ impl Server {
 
     /// The rows of a question that a rollup answers.
     pub(crate) fn load(&self, query: &Value) -> Vec<Value> {
-        let answer = self.post("load", &json!({"query": query}));
+        let answer = self.post("/cubejs-api/v1/load", &json!({"query": query}));
         assert!(answer.get("usedPreAggregations").is_some(), "not from a rollup: {answer}");
         answer["data"].as_array().expect("rows").clone()
     }
@@ -80,14 +89,14 @@ impl Server {
         if let Some(range) = range {
             selector["dateRange"] = json!(range);
         }
-        let tokens = self.post("pre-aggregations/jobs", &json!({"action": "post", "selector": selector}));
+        let tokens = self.post(JOBS, &json!({"action": "post", "selector": selector}));
         serde_json::from_value(tokens).expect("tokens")
     }
 
     /// Waits until all jobs are done.
     pub(crate) fn wait(&self, tokens: &[String]) {
         loop {
-            let entries = self.post("pre-aggregations/jobs", &json!({"action": "get", "tokens": tokens}));
+            let entries = self.post(JOBS, &json!({"action": "get", "tokens": tokens}));
             let statuses: Vec<&str> =
                 entries.as_array().expect("entries").iter().filter_map(|entry| entry["status"].as_str()).collect();
             if statuses.iter().all(|status| *status == "done") {

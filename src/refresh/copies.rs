@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quarry_storage::{Gate, Partition, PartitionKey, Publish, TableId};
+use quarry_storage::{FinishedFile, Gate, Partition, PartitionKey, Publish, TableId};
 use tokio::time::Instant;
 
 use super::Inner;
@@ -16,12 +16,14 @@ use super::jobs::Details;
 use super::planning::{Target, find_source};
 use super::worker::{WorkError, backoff_name};
 use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema};
-use crate::model::Preagg;
+use crate::engine::{Batches, EngineError};
+use crate::model::{Model, Preagg};
 use crate::names::MemberPath;
 use crate::preagg::indexes::{IndexCopy, is_of, mark_of};
+use crate::query::QueryError;
 use crate::query::lower::{copy_statement, qualified};
 use crate::query::rollups::Rollups;
-use crate::sources::BROUGHT_SCHEMA;
+use crate::sources::{BROUGHT_SCHEMA, Brought, Source};
 use crate::tasks::blocking;
 
 /// Pause between two passes: what is published in quick succession is one.
@@ -175,17 +177,14 @@ async fn write(
     rollups: &Rollups,
     (target, copy): (&Target, &IndexCopy),
     (partition, key): (&Arc<Partition>, &PartitionKey),
-) -> Result<quarry_storage::FinishedFile, WorkError> {
+) -> Result<FinishedFile, WorkError> {
     let read = Arc::clone(partition);
     // Damage that is copied would be damage that nobody finds.
     if !blocking(move || read.is_intact()).await? {
         return Err(WorkError::Damaged);
     }
-    let schema = read_schema(&partition.path).map_err(BuildError::from)?;
-    let table = PartitionTable::new(schema, vec![PartitionFile::of(partition)]);
     let source = find_source(&inner.parts, &target.data_source)?;
-    let statement = copy_statement(rollups.model(), copy, &qualified(BROUGHT_SCHEMA, PARTITION));
-    let tables = vec![(PARTITION.to_owned(), Arc::new(table) as _)];
+    let (statement, tables) = statement_of(rollups.model(), copy, partition)?;
     let stream = source.stream_over(statement, tables).await.map_err(BuildError::from)?;
     // The rows come sorted.
     let layout = Layout {
@@ -196,4 +195,26 @@ async fn write(
         sort_bytes: inner.options.sort_bytes,
     };
     Ok(build::write_partition(&inner.parts.store, stream, layout, |_| {}).await?)
+}
+
+/// What gives the rows of a copy, and the table that it reads.
+fn statement_of(model: &Model, copy: &IndexCopy, partition: &Partition) -> Result<(String, Brought), BuildError> {
+    let table = PartitionTable::new(read_schema(&partition.path)?, vec![PartitionFile::of(partition)]);
+    let statement = copy_statement(model, copy, &qualified(BROUGHT_SCHEMA, PARTITION));
+    Ok((statement, vec![(PARTITION.to_owned(), Arc::new(table))]))
+}
+
+/// The rows that a copy of a partition should have.
+///
+/// # Errors
+/// The partition cannot be read.
+pub(super) async fn copied_rows(
+    source: &Source,
+    model: &Model,
+    copy: &IndexCopy,
+    partition: &Partition,
+) -> Result<Batches, QueryError> {
+    let (statement, tables) = statement_of(model, copy, partition)
+        .map_err(|error| QueryError::Engine(EngineError::Execution(error.to_string())))?;
+    Ok(source.collect_over(statement, tables).await?)
 }

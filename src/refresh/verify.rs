@@ -13,13 +13,14 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use quarry_storage::{Bounds, Partition, PartitionKey, StorageError};
+use quarry_storage::{Bounds, Partition, PartitionKey, StorageError, TableId};
 
 use super::build::BuildError;
+use super::copies::copied_rows;
 use super::planning::{self, Target, find_source};
 use super::{RefreshError, Refresher, Selection};
-use crate::engine::EngineError;
 use crate::engine::functions::states::{STATE_KEY, state_difference};
+use crate::engine::{Batches, EngineError};
 use crate::model::{Model, PreaggId, PreaggKind};
 use crate::names::MemberPath;
 use crate::preagg::indexes::sort_columns;
@@ -106,7 +107,7 @@ impl Refresher {
         if found.is_empty() { Err(RefreshError::NothingSelected) } else { Ok(found) }
     }
 
-    /// Compares one partition with its source.
+    /// Compares one partition with its source, and its copies for indexes with it.
     ///
     /// # Errors
     /// The source failed. `RefreshError::Storage`: the partition's file is missing or damaged.
@@ -115,35 +116,66 @@ impl Refresher {
         let rollups = (parts.rollups)();
         let Stored { target, partition } = stored;
         let source = find_source(parts, &target.data_source)?;
-        check_file(stored).await?;
+        check_file(&target.table, partition).await?;
         // What stands for cubes' own SQL in a build is itself held against the source, as a rollup of its own.
         let statement = rollups.build_sql(target.preagg, target.zone, partition.bucket, &CubeTables::new())?;
         let is_grouped = rollups.model().preagg(target.preagg).kind != PreaggKind::OriginalSql;
         let keys = sort_columns(rollups.model(), target.preagg);
         let fresh = source.collect(statement).await.map_err(QueryError::from)?;
-        let partition = Arc::clone(partition);
-        let compared = blocking(move || -> Result<Verification, BuildError> {
-            let kept = read(&partition)?;
-            let fresh = concat_batches(&fresh.schema, &fresh.batches)?;
-            let fresh = conform(&fresh, &kept.schema())?;
-            // Rows of a cube are told apart by all that they hold.
-            let all = || kept.schema().fields().iter().map(|field| field.name().clone()).collect();
-            Ok(compare(&kept, &fresh, &if is_grouped { keys } else { all() })?)
-        });
-        compared.await.map_err(|error| QueryError::Engine(EngineError::Execution(error.to_string())).into())
+        let mut found = compare_with(Arc::clone(partition), fresh, is_grouped.then(|| keys.clone())).await?;
+        let snapshot = parts.store.snapshot();
+        for copy in rollups.copies(target.preagg) {
+            let Some(copied) = copy.find(&snapshot, &target.table, std::slice::from_ref(partition)) else { continue };
+            let made = copied_rows(source, rollups.model(), copy, partition).await?;
+            let keys = if copy.states.is_some() { copy.sort_by.clone() } else { keys.clone() };
+            for one in copied {
+                check_file(&copy.table(&target.table), &one).await?;
+                let compared = compare_with(one, made.clone(), is_grouped.then(|| keys.clone())).await?;
+                found.add_copy(&copy.index, compared);
+            }
+        }
+        Ok(found)
     }
 }
 
+impl Verification {
+    /// Adds what comparing a copy gave.
+    fn add_copy(&mut self, index: &str, compared: Self) {
+        let room = MOST_TOLD.saturating_sub(self.differences.len());
+        let told = compared.differences.into_iter().take(room);
+        self.differences.extend(told.map(|difference| Difference {
+            group: format!("{} (copy for the index {index})", difference.group),
+            ..difference
+        }));
+        self.differing += compared.differing;
+    }
+}
+
+/// Compares a stored partition with the rows that it should have; `keys` tell them apart, all columns where none.
+async fn compare_with(
+    partition: Arc<Partition>,
+    fresh: Batches,
+    keys: Option<Vec<String>>,
+) -> Result<Verification, RefreshError> {
+    let compared = blocking(move || -> Result<Verification, BuildError> {
+        let kept = read(&partition)?;
+        let fresh = concat_batches(&fresh.schema, &fresh.batches)?;
+        let fresh = conform(&fresh, &kept.schema())?;
+        let all = || kept.schema().fields().iter().map(|field| field.name().clone()).collect();
+        Ok(compare(&kept, &fresh, &keys.unwrap_or_else(all))?)
+    });
+    compared.await.map_err(|error| QueryError::Engine(EngineError::Execution(error.to_string())).into())
+}
+
 /// The file is what was written: else there is nothing to compare.
-async fn check_file(stored: &Stored) -> Result<(), RefreshError> {
-    let partition = Arc::clone(&stored.partition);
-    if blocking(move || partition.is_intact()).await? {
+async fn check_file(table: &TableId, partition: &Arc<Partition>) -> Result<(), RefreshError> {
+    let read = Arc::clone(partition);
+    if blocking(move || read.is_intact()).await? {
         return Ok(());
     }
-    let (path, bucket) = (stored.partition.path.clone(), stored.bucket());
-    let partition = PartitionKey { table: stored.target.table.clone(), bucket };
+    let (path, key) = (partition.path.clone(), PartitionKey { table: table.clone(), bucket: partition.bucket });
     let fault = "its bytes are not those that were written".to_owned();
-    Err(StorageError::CorruptFile { path, partition, fault }.into())
+    Err(StorageError::CorruptFile { path, partition: key, fault }.into())
 }
 
 /// The stored rollups that a definition is made of; the name itself for one that is stored, or is not there.
@@ -319,6 +351,17 @@ mod tests {
             expected.iter().map(|(g, m, a, b)| ((*g).to_owned(), own(*m), own(*a), own(*b))).collect();
         assert_eq!(found.differences.iter().map(told).collect::<Vec<_>>(), expected);
         assert_eq!(found.differing, expected.len());
+    }
+
+    #[test]
+    fn what_differs_in_a_copy_names_its_index() {
+        let kept = rows(&[(Some("Rome"), 1, 0.5), (Some("Bonn"), 2, 1.0)]);
+        let compare = |kept: &RecordBatch| compare(kept, &rows(&[(Some("Rome"), 3, 0.5)]), &["city".to_owned()]);
+        let mut found = Verification { rows: 9, ..Verification::default() };
+        found.add_copy("by_city", compare(&kept).expect("comparable"));
+        let told: Vec<&str> = found.differences.iter().map(|difference| &difference.group[..]).collect();
+        assert_eq!(told, ["city=Rome (copy for the index by_city)", "city=Bonn (copy for the index by_city)"]);
+        assert_eq!((found.rows, found.differing), (9, 2));
     }
 
     #[test]

@@ -236,6 +236,22 @@ fn a_build_at_the_command_line_waits_for_the_copies() {
 }
 
 #[test]
+fn copies_are_verified_with_what_they_are_copies_of() {
+    let project = project(1);
+    quarry(&project, &COPIES, &["build"]);
+    let said = quarry(&project, &COPIES, &["verify"]);
+    assert!(said.contains("3 of 3 partition(s) equal their source"), "{said}");
+    let is_copy = |path: &&std::path::PathBuf| path.to_string_lossy().contains(".kinds");
+    let file = project.stored_files().iter().find(is_copy).expect("a copy").clone();
+    let mut bytes = fs::read(&file).expect("readable");
+    bytes[40] ^= 1;
+    fs::write(&file, bytes).expect("writable");
+    let output = run(project.path(), &[("CUBEJS_API_SECRET", SECRET), COPIES[1]], &["verify"]);
+    let said = printed(&output);
+    assert!(!output.status.success() && said.contains("2 of 3 partition(s)") && said.contains(".kinds"), "{said}");
+}
+
+#[test]
 fn damage_is_not_copied() {
     let project = project(1);
     quarry(&project, &NO_COPIES, &["build"]);

@@ -95,13 +95,26 @@ pub(super) async fn process_all(inner: &Arc<Inner>, first: Claim, mut more: Vec<
             // The records say "running"; the next start queues them again.
             Err(WorkError::Task(TaskFailure::Aborted)) => return,
             Ok(()) | Err(WorkError::Cancelled) => {}
-            Err(error) => tracing::warn!(table = %claims[0].key.table, %error, "a scan for several partitions failed"),
+            Err(error) => {
+                tracing::warn!(table = %claims[0].key.table, %error, "a scan for several partitions failed");
+                if error.is_of_statement() {
+                    fail_all(inner, &claims, error).await;
+                }
+            }
         }
         claims.retain(|claim| claim.is_unbuilt(inner));
         if !claims.is_empty() {
             let half = claims.split_off(claims.len() / 2);
             scans.extend([half, claims].into_iter().filter(|claims| !claims.is_empty()));
         }
+    }
+}
+
+/// Ends the jobs of all partitions that are not built: none of them alone would end otherwise.
+async fn fail_all(inner: &Inner, claims: &[Claim], error: WorkError) {
+    let error = Arc::new(error);
+    for claim in claims.iter().filter(|claim| claim.is_unbuilt(inner)) {
+        settle(inner, claim, Err(WorkError::Scan(Arc::clone(&error)))).await;
     }
 }
 

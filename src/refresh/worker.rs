@@ -18,6 +18,7 @@ use super::originals::{finish_originals, make_ready};
 use super::permits::Permit;
 use super::planning::{Target, find_source};
 use super::together;
+use crate::engine::EngineError;
 use crate::names::MemberPath;
 use crate::preagg::indexes::sort_columns;
 use crate::preagg::partition::bucket_of;
@@ -71,9 +72,19 @@ pub(super) enum WorkError {
     /// As above, of several that were to be published in one go.
     #[error(transparent)]
     Publish(Arc<StorageError>),
+    /// The scan that was to give it, and others.
+    #[error(transparent)]
+    Scan(Arc<WorkError>),
     /// A mistake of ours; the server was stopped.
     #[error(transparent)]
     Task(#[from] TaskFailure),
+}
+
+impl WorkError {
+    /// Whether the statement is at fault, and not the rows that it met.
+    pub(super) fn is_of_statement(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::Build(BuildError::Engine(EngineError::Plan(_))))
+    }
 }
 
 /// The body of one worker: until the stop signal, which it obeys between two builds.
@@ -416,6 +427,7 @@ fn cause_of(error: &WorkError) -> String {
         | WorkError::Refresh(_)
         | WorkError::Build(_)
         | WorkError::Damaged
+        | WorkError::Scan(_)
         | WorkError::Task(_) => error.to_string(),
     };
     if text.trim().is_empty() { "the build failed without a reason".to_owned() } else { text }

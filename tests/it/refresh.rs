@@ -202,6 +202,21 @@ fn rollups_are_built_in_the_background_newest_partition_first() {
     assert_eq!(log.matches("building from one scan").count(), 2, "{log}");
 }
 
+/// What no partition alone could do either is tried once, and all of its jobs tell why.
+#[test]
+fn a_statement_that_cannot_be_planned_is_not_tried_in_parts() {
+    let project = project("every: 1 day", "");
+    let model = std::fs::read_to_string(project.path().join("model/sales.yml")).expect("it was written");
+    project.write("model/sales.yml", &model.replace("sql: amount", "sql: nothing"));
+    let server = start(&project, &[]);
+    let tokens = server.post_jobs(&json!({"contexts": [{"securityContext": {}}], "timezones": ["UTC"]}));
+    let statuses = server.wait_jobs(&tokens);
+    assert_eq!(statuses.len(), 3);
+    let is_told = |status: &String| status.starts_with("failure: ") && status.contains("No field named sales.nothing");
+    assert!(statuses.iter().all(is_told), "{statuses:?}");
+    assert_eq!(server.log().matches("a scan for several partitions failed").count(), 1, "{}", server.log());
+}
+
 #[test]
 fn a_build_that_lasts_too_long_fails_and_leaves_nothing() {
     let project = project("every: 1 day", "");

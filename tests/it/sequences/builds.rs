@@ -148,13 +148,23 @@ impl Belief {
         // What is built from rows comes after all rows.
         let (late, early): (Vec<usize>, Vec<usize>) =
             scheduled().partition(|index| world.rollups[*index].is_from_rows());
+        let mut refused = Vec::new();
         for index in early {
             for job in self.due(world, &states[version], index) {
                 let contents = self.contents(world, &job, &[version]);
-                self.publish_unasked(states, job, contents, version, built);
+                if !self.publish_unasked(states, job, contents, version, built) {
+                    refused.push((job.table, job.start));
+                }
             }
         }
-        let jobs: Vec<Built> = late.into_iter().flat_map(|index| self.due(world, &states[version], index)).collect();
+        let jobs = late.into_iter().flat_map(|index| self.due(world, &states[version], index)).collect::<Vec<_>>();
+        // What would be built from rows that stay as they were is left, too.
+        let is_of_old_rows = |job: &Built| {
+            let rows = self.fact_rows(world, Self::wanted_rows(world, job)).unwrap_or_default();
+            world.rows_of(job.table.0).iter().any(|index| world.rollups[*index].kind == Kind::Rows)
+                && rows.iter().any(|part| refused.contains(part))
+        };
+        let jobs: Vec<Built> = jobs.into_iter().filter(|job| !is_of_old_rows(job)).collect();
         let all = self.contents_from_rows(world, states, &jobs, (&[version], built));
         for (job, contents) in jobs.into_iter().zip(all) {
             self.publish_unasked(states, job, contents, version, built);
@@ -177,6 +187,7 @@ impl Belief {
         table.wanted(rollup).into_iter().filter(is_due).map(|start| Built { table: in_utc(index), start }).collect()
     }
 
+    /// Says whether it is published.
     fn publish_unasked(
         &mut self,
         states: &[State],
@@ -184,14 +195,16 @@ impl Belief {
         contents: Vec<Content>,
         version: usize,
         built: (i64, i64),
-    ) {
+    ) -> bool {
         let parts = &mut self.tables.entry(job.table).or_default().parts;
         let is_empty = |content: &Content| rows_of(content, states).next().is_none();
         let had_rows = parts.get(&job.start).is_some_and(|old| !old.contents.iter().any(is_empty));
-        if !(had_rows && contents.iter().all(is_empty)) {
+        let is_refused = had_rows && contents.iter().all(is_empty);
+        if !is_refused {
             // How often the scheduler builds is not known.
             parts.insert(job.start, Part::new(contents, &[version], built));
         }
+        !is_refused
     }
 
     /// Whether it is not known what the refresh keys of some partitions said.

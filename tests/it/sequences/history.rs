@@ -11,8 +11,8 @@ pub(super) enum Step {
     Change(u64),
     /// The fact cannot be read until the next change.
     Spoil,
-    /// A job request: rollups (none for all), days from the first, whether also for the second zone.
-    Post { rollups: Vec<usize>, days: Option<(i64, i64)>, both_zones: bool, then: Then },
+    /// A job request.
+    Post(Post),
     /// The server stops and starts.
     Restart { kill: bool },
     /// The scheduler looks once.
@@ -21,6 +21,27 @@ pub(super) enum Step {
     RollBack(u64),
     /// Some questions.
     Ask(u64),
+}
+
+/// What a job request asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Post {
+    /// None for all.
+    pub(super) rollups: Vec<usize>,
+    /// Days from the first.
+    pub(super) days: Option<(i64, i64)>,
+    /// Whether also for the second zone.
+    pub(super) both_zones: bool,
+    /// What of it is published in one step.
+    pub(super) atomic: Option<&'static str>,
+    pub(super) then: Then,
+}
+
+impl Post {
+    /// Everything, to its end.
+    pub(super) fn all(both_zones: bool) -> Self {
+        Self { rollups: Vec::new(), days: None, both_zones, atomic: None, then: Then::Wait }
+    }
 }
 
 /// What happens after a job request.
@@ -42,20 +63,20 @@ pub(super) enum Then {
 pub(super) fn history(random: &mut Random, world: &World) -> Vec<Step> {
     let mut steps = Vec::new();
     if random.chance(70) {
-        steps.push(Step::Post { rollups: Vec::new(), days: None, both_zones: random.chance(25), then: Then::Wait });
+        steps.push(Step::Post(Post::all(random.chance(25))));
     }
     for _ in 0..random.between(4, 10) {
         let step = match random.between(0, 100) {
             0..24 => Step::Change(random.seed()),
             24..26 => Step::Spoil,
-            26..56 => post(random, world),
+            26..56 => Step::Post(post(random, world)),
             56..62 => Step::Restart { kill: random.chance(70) },
             62..69 => Step::Tick { kill: random.chance(50) },
             69..75 => Step::RollBack(random.seed()),
             _ => Step::Ask(random.seed()),
         };
         // A rebuild without a change shows little.
-        if matches!(step, Step::Post { .. } | Step::Tick { .. }) && random.chance(60) {
+        if matches!(step, Step::Post(_) | Step::Tick { .. }) && random.chance(60) {
             steps.push(Step::Change(random.seed()));
         }
         steps.push(step);
@@ -64,7 +85,7 @@ pub(super) fn history(random: &mut Random, world: &World) -> Vec<Step> {
     steps
 }
 
-fn post(random: &mut Random, world: &World) -> Step {
+fn post(random: &mut Random, world: &World) -> Post {
     let all: Vec<usize> = (0..world.rollups.len()).collect();
     let mut rollups = if random.chance(50) { Vec::new() } else { random.some(&all, 1, 2) };
     rollups.sort_unstable();
@@ -80,5 +101,8 @@ fn post(random: &mut Random, world: &World) -> Step {
         78..94 => Then::Kill { after_us, change: random.maybe(60, Random::seed) },
         _ => Then::KillWithin { after_us: after_us % 20_000 },
     };
-    Step::Post { rollups, days, both_zones: random.chance(20), then }
+    // With a job of a group all of it are cancelled and retried, which other tests look at.
+    let is_plain = matches!(then, Then::Cancel { .. } | Then::KillWithin { .. }) || random.chance(75);
+    let atomic = if is_plain { None } else { Some(random.pick(&["per-preaggregation", "all"])) };
+    Post { rollups, days, both_zones: random.chance(20), atomic, then }
 }

@@ -108,8 +108,9 @@ impl Tally {
         self.by_join += by_join;
         self.by_rows += by_rows;
         self.by_source += by_source;
-        let Self { built, kills, interrupted, ticks, cancelled, rolled_back, copied, .. } = other;
+        let Self { built, kills, interrupted, ticks, cancelled, rolled_back, copied, atomic, .. } = other;
         self.copied += copied;
+        self.atomic += atomic;
         self.built += built;
         self.kills += kills;
         self.interrupted += interrupted;
@@ -174,6 +175,7 @@ fn every_answer_is_the_source_as_its_partitions_were_built_from_it() {
                 }
                 assert!(tally.interrupted > 0 && tally.ticks > 0, "nothing was interrupted, or never a tick");
                 assert!(tally.copied > 0, "no copy for an index was ever at hand");
+                assert!(tally.atomic > 0, "nothing was published in one step");
                 assert!(tally.cancelled > 0 && tally.rolled_back > 0, "nothing was cancelled, or nothing went back");
             }
         }

@@ -7,7 +7,7 @@ use quarry::time::Clock;
 use serde_json::{Value, json};
 
 use super::belief::{Belief, Built, Part, TableKey, UNKNOWN_KEY};
-use super::history::{Step, Then};
+use super::history::{Post, Step, Then};
 use super::oracle::{Question, date};
 use super::state::{State, day, spoil};
 use super::world::{Kind, Pace, World, ZONES};
@@ -46,6 +46,8 @@ pub(super) struct Tally {
     pub(super) rolled_back: usize,
     /// Questions that a copy with rows put together was at hand for.
     pub(super) copied: usize,
+    /// Job requests that were to be published in one step.
+    pub(super) atomic: usize,
 }
 
 /// A project with its server, and what is known of both.
@@ -105,7 +107,7 @@ impl<'w> Player<'w> {
                 self.spoiled = true;
                 Ok(())
             }
-            Step::Post { rollups, days, both_zones, then } => self.post(rollups, *days, *both_zones, then),
+            Step::Post(post) => self.post(post),
             Step::Restart { kill } => {
                 self.stop(*kill);
                 self.start(false);
@@ -169,19 +171,14 @@ impl<'w> Player<'w> {
         self.spoiled = false;
     }
 
-    fn post(
-        &mut self,
-        rollups: &[usize],
-        days: Option<(i64, i64)>,
-        both_zones: bool,
-        then: &Then,
-    ) -> Result<(), String> {
+    fn post(&mut self, post: &Post) -> Result<(), String> {
+        let Post { rollups, days, both_zones, atomic, then } = post;
         if let (Then::KillWithin { after_us }, false) = (then, self.spoiled) {
             return self.kill_within(*after_us);
         }
         let all: Vec<usize> = (0..self.world.rollups.len()).collect();
         let chosen = if rollups.is_empty() { &all[..] } else { rollups };
-        let zones = if both_zones { &ZONES[..] } else { &ZONES[..1] };
+        let zones = if *both_zones { &ZONES[..] } else { &ZONES[..1] };
         let range = days.map(|(start, end)| (day(start), day(end)));
         let mut more = json!({"timezones": zones});
         if !rollups.is_empty() {
@@ -191,8 +188,14 @@ impl<'w> Player<'w> {
         if let Some((start, end)) = range {
             more["dateRange"] = json!([date(start), date(end)]);
         }
+        let mut body = json!({"action": "post", "selector": selector(&more)});
+        // Where some jobs of a group fail, all do.
+        if let Some(scope) = atomic.filter(|_| !self.spoiled) {
+            body["atomic"] = json!(scope);
+            self.tally.atomic += 1;
+        }
         let begun = now();
-        let reply = self.server().post(JOBS, &json!({"action": "post", "selector": selector(&more)}));
+        let reply = self.server().post(JOBS, &body);
         if self.spoiled && reply.status != 200 {
             return Ok(());
         }
@@ -226,7 +229,9 @@ impl<'w> Player<'w> {
                 self.settle(&jobs, &tokens, &|_| vec![version, version + 1], begun)
             }
             Then::Cancel { after_us, retry } => self.cancel_after(&jobs, &tokens, *after_us, *retry, begun),
-            Then::Kill { after_us, change } => self.kill_after(&jobs, &tokens, *after_us, *change, begun),
+            Then::Kill { after_us, change } => {
+                self.kill_after((&jobs, &tokens), (*after_us, *change), atomic.is_some(), begun)
+            }
         }
     }
 
@@ -321,7 +326,7 @@ impl<'w> Player<'w> {
     /// Builds everything once more, where it is not known what became of it.
     pub(super) fn build_again(&mut self) -> Result<(), String> {
         let both_zones = self.belief.tables.keys().any(|key| key.1 != ZONES[0]);
-        let built = self.post(&[], None, both_zones, &Then::Wait);
+        let built = self.post(&Post::all(both_zones));
         self.belief.forget_before();
         built
     }
@@ -329,10 +334,9 @@ impl<'w> Player<'w> {
     /// Kills the server while it builds; nothing that it told may be lost.
     fn kill_after(
         &mut self,
-        jobs: &[Built],
-        tokens: &[String],
-        after_us: u64,
-        change: Option<u64>,
+        (jobs, tokens): (&[Built], &[String]),
+        (after_us, change): (u64, Option<u64>),
+        is_atomic: bool,
         begun: i64,
     ) -> Result<(), String> {
         pause(Duration::from_micros(after_us));
@@ -347,7 +351,10 @@ impl<'w> Player<'w> {
         let versions =
             |position: usize| if done[position] { vec![version] } else { (version..=self.states.len() - 1).collect() };
         let versions: Vec<Vec<usize>> = (0..jobs.len()).map(versions).collect();
-        self.check_early(jobs, &versions, &done, begun)?;
+        // What a group claims comes with its last partition.
+        if !is_atomic {
+            self.check_early(jobs, &versions, &done, begun)?;
+        }
         self.settle(jobs, tokens, &|position| versions[position].clone(), begun)
     }
 

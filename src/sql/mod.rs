@@ -261,7 +261,7 @@ impl Prepared {
     pub fn fields(&self) -> Vec<OutputField> {
         let fields = self.plan.schema().fields().iter();
         let field = |field: &Arc<arrow::datatypes::Field>| OutputField {
-            name: field.name().clone(),
+            name: names::given_name(field.name()).to_owned(),
             data_type: field.data_type().clone(),
             member: None,
         };
@@ -317,8 +317,9 @@ fn find_questions(
     let plan = if values.is_empty() { plan } else { plan.with_param_values(values)? };
     let plan = lists::spread(plan)?;
     let plan = functions::set_clock(plan, local_now)?;
-    let names: Vec<(String, ArrowType)> =
-        plan.schema().fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
+    let named =
+        |field: &Arc<arrow::datatypes::Field>| (names::given_name(field.name()).to_owned(), field.data_type().clone());
+    let names: Vec<(String, ArrowType)> = plan.schema().fields().iter().map(named).collect();
     let fields = |members: Vec<Option<MemberId>>| {
         let field = |((name, data_type), member)| OutputField { name, data_type, member };
         names.into_iter().zip(members).map(field).collect()

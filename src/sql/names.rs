@@ -114,8 +114,16 @@ fn uncast(expr: &Expr) -> &Expr {
     }
 }
 
-/// Gives columns without a name that say the same names of their own: the engine names them by what they say, without
-/// casts, and wants no name twice.
+/// Divides the name of a column from what tells it apart from another one of that name.
+const APART: char = '\u{2}';
+
+/// The name that a column was given in the statement.
+pub(super) fn given_name(name: &str) -> &str {
+    name.split(APART).next().unwrap_or(name)
+}
+
+/// Tells columns of one name apart: the engine wants no name twice, and names what has none by what it says, without
+/// casts.
 fn name_apart(body: &mut SetExpr) {
     let select = match body {
         SetExpr::Select(select) => select,
@@ -125,13 +133,30 @@ fn name_apart(body: &mut SetExpr) {
         }
         _ => return,
     };
-    let mut names = HashSet::new();
+    let (mut names, mut texts) = (HashSet::new(), HashSet::new());
     for (at, item) in select.projection.iter_mut().enumerate() {
-        if let SelectItem::UnnamedExpr(expr) = item
-            && !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
-            && !names.insert(uncast(expr).to_string())
-        {
-            let alias = Ident::with_quote('"', format!("?column? {}", at + 1));
+        let (expr, name) = match item {
+            SelectItem::ExprWithAlias { expr, alias } => (expr, alias.value.clone()),
+            SelectItem::UnnamedExpr(expr) => {
+                let name = match expr {
+                    Expr::Identifier(name) => Some(name.value.clone()),
+                    Expr::CompoundIdentifier(path) => path.last().map(|name| name.value.clone()),
+                    _ => None,
+                };
+                match name {
+                    Some(name) => (expr, name),
+                    None if texts.insert(uncast(expr).to_string()) => continue,
+                    None => {
+                        let alias = Ident::with_quote('"', format!("?column? {}", at + 1));
+                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                        continue;
+                    }
+                }
+            }
+            _ => continue,
+        };
+        if !names.insert(name.clone()) {
+            let alias = Ident::with_quote('"', format!("{name}{APART}{}", at + 1));
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
     }

@@ -89,6 +89,11 @@ const QUESTIONS: &[(&str, &[&str])] = &[
         "SELECT status AS a, status AS b, COUNT(*) FROM orders WHERE paid GROUP BY 1, 2 ORDER BY 1",
         &["done|done|2", "open|open|1"],
     ),
+    (
+        "SELECT status, status, orders.status, COUNT(*) FROM orders WHERE paid GROUP BY 1, 2, 3 ORDER BY status",
+        &["done|done|done|2", "open|open|open|1"],
+    ),
+    ("SELECT paid AS a, status AS a FROM orders WHERE id = 3", &["true|done"]),
     ("SELECT DISTINCT paid FROM orders ORDER BY paid", &["false", "true", "null"]),
     (
         "SELECT status, MEASURE(total) t FROM orders GROUP BY 1 HAVING MEASURE(total) > 20 ORDER BY t",

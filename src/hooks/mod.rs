@@ -346,22 +346,30 @@ impl Hooks {
         }
     }
 
-    /// The security contexts that the background builds for; the empty one without that hook.
+    /// The security contexts that the background builds for; the empty one for entries without, and without that hook.
     ///
     /// # Errors
     /// It fails, or gives no list of contexts.
     pub async fn background_contexts(&self) -> Result<Vec<Json>, HookError> {
+        let given = self.given_contexts().await?.unwrap_or_else(|| vec![None]);
+        Ok(given.into_iter().map(|context| context.unwrap_or_else(|| Json::Object(Map::new()))).collect())
+    }
+
+    /// The security contexts of the entries that `scheduledRefreshContexts` gives; none without that hook.
+    ///
+    /// # Errors
+    /// It fails, or gives no list of contexts.
+    pub async fn given_contexts(&self) -> Result<Option<Vec<Option<Json>>>, HookError> {
         const NAME: &str = "scheduledRefreshContexts";
-        let empty = || Json::Object(Map::new());
-        let Some(given) = self.given(NAME, Vec::new()).await? else { return Ok(vec![empty()]) };
+        let Some(given) = self.given(NAME, Vec::new()).await? else { return Ok(None) };
         let odd = |what: &Json| HookError::Nonsense(format!("{NAME} of cube.js gave {what}, not a list of contexts"));
         let list = given.as_array().ok_or_else(|| odd(&given))?;
         let context = |entry: &Json| match entry {
-            Json::Null => Ok(empty()),
-            Json::Object(fields) => Ok(fields.get("securityContext").cloned().unwrap_or_else(empty)),
+            Json::Null => Ok(None),
+            Json::Object(fields) => Ok(fields.get("securityContext").filter(|context| !context.is_null()).cloned()),
             other => Err(odd(other)),
         };
-        list.iter().map(context).collect()
+        list.iter().map(context).collect::<Result<_, _>>().map(Some)
     }
 
     /// The names of the zones that the background builds for (`scheduledRefreshTimeZones`), where it is a function.

@@ -47,11 +47,11 @@ fn operators_alone_are_let_in_and_only_where_they_have_a_secret() {
 #[test]
 fn the_contexts_of_the_background_are_those_of_the_project() {
     let project = events_project(&["2024-01"], 30);
-    let hook = "async () => [{ securityContext: { tenant: 'acme' } }, { securityContext: { tenant: 'bond' } }, null]";
+    let hook = "async () => [{ securityContext: { tenant: 'acme' } }, { securityContext: {} }, null]";
     project.write("cube.js", &format!("module.exports = {{ scheduledRefreshContexts: {hook} }}"));
     let server = Server::start_with(&project, &[("CUBEJS_PLAYGROUND_AUTH_SECRET", OPERATORS)]);
     let contexts = get(&server, "/pre-aggregations/security-contexts").value();
-    assert_eq!(contexts, json!({"securityContexts": [{"tenant": "acme"}, {"tenant": "bond"}, {}]}));
+    assert_eq!(contexts, json!({"securityContexts": [{"tenant": "acme"}, {}]}));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn definitions_partitions_and_builds() {
     let server = start(&[("CUBEJS_SCHEDULED_REFRESH_TIMEZONES", "UTC,Europe/Berlin")]);
     let zones = get(&server, "/pre-aggregations/timezones").value();
     assert_eq!(zones, json!({"timezones": ["UTC", "Europe/Berlin"]}));
-    assert_eq!(get(&server, "/pre-aggregations/security-contexts").value(), json!({"securityContexts": [{}]}));
+    assert_eq!(get(&server, "/pre-aggregations/security-contexts").value(), json!({"securityContexts": []}));
     let definitions = get(&server, "/pre-aggregations").value();
     let definitions = definitions["preAggregations"].as_array().expect("a list");
     let monthly = definitions.iter().find(|entry| entry["id"] == "events.monthly").expect("a definition");

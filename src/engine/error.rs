@@ -40,6 +40,10 @@ impl EngineError {
     pub(super) fn from_datafusion(error: &DataFusionError, phase: Phase) -> Self {
         let root = error.find_root();
         match root {
+            // A table of ours has said it already.
+            DataFusionError::External(own) if own.is::<Self>() => {
+                own.downcast_ref::<Self>().cloned().unwrap_or_else(|| Self::Execution(own.to_string()))
+            }
             DataFusionError::ResourcesExhausted(_) => Self::ResourcesExhausted(
                 "the statement needs more memory than the engine may use; ask for fewer rows or groups, or raise the \
                  memory limit"
@@ -111,7 +115,7 @@ fn file_text(error: &DataFusionError) -> String {
 fn plan_text(text: &str) -> String {
     let missing = text.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found"));
     if let Some(name) = missing {
-        return missing_relation(name.strip_prefix("quarry.").unwrap_or(name));
+        return missing_relation(name.strip_prefix("quarry.").unwrap_or(name), "data");
     }
     let text = first_line(text);
     // A function's own words about its arguments come wrapped twice.
@@ -122,8 +126,8 @@ fn plan_text(text: &str) -> String {
 }
 
 /// The text for a table that is not there.
-pub(crate) fn missing_relation(name: &str) -> String {
-    format!("relation \"{name}\" does not exist; tables come from the files of the data/ folder")
+pub(crate) fn missing_relation(name: &str, folder: &str) -> String {
+    format!("relation \"{name}\" does not exist; tables come from the files of the {folder}/ folder")
 }
 
 fn first_line(text: &str) -> &str {

@@ -126,7 +126,7 @@ impl TableProvider for IndexedTable {
         tracing::debug!(rows = kept.name, "reading");
         let schema = self.schema_of(kept);
         let resident = self.resident.table(&kept.partitions).await;
-        let resident = resident.map_err(|error| DataFusionError::Execution(error.to_string()))?;
+        let resident = resident.map_err(|error| DataFusionError::External(Box::new(error)))?;
         // Rows of other types than the table has are converted where they are read from their files.
         let table: Arc<dyn TableProvider> = match resident.filter(|table| has_types(&table.schema(), &schema)) {
             Some(table) => table,

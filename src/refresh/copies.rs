@@ -3,7 +3,7 @@
 //! A copy is made of the published file of a partition, never of the source: it comes a moment after the partition, and
 //! until then queries read the partition itself. A failure costs nothing but the copy, and is tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::build::{self, BuildError, Layout};
+use super::contexts::Charge;
 use super::jobs::Details;
+use super::originals::with_originals;
 use super::planning::{Target, find_source};
 use super::worker::{WorkError, backoff_name};
 use crate::engine::partition_table::{PartitionFile, PartitionTable, read_schema};
@@ -25,10 +27,11 @@ use crate::query::lower::{copy_statement, qualified};
 use crate::query::rollups::Rollups;
 use crate::sources::{BROUGHT_SCHEMA, Brought, Source};
 use crate::tasks::blocking;
+use crate::time::Zone;
 
 /// Pause between two passes: what is published in quick succession is one.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Tables of former definitions go when there are that many.
+/// Tables and models of former definitions go when there are that many.
 const MOST_TABLES: usize = 10_000;
 /// Name of the partition in the statement that gives its copy.
 const PARTITION: &str = "partition";
@@ -38,6 +41,8 @@ const PARTITION: &str = "partition";
 pub(super) struct Copied {
     /// By table, of what it is a variant.
     tables: Mutex<BTreeMap<TableId, Details>>,
+    /// Models whose tables were looked through.
+    surveyed: Mutex<BTreeSet<u64>>,
     /// Held by the pass that runs.
     pass: tokio::sync::Mutex<()>,
 }
@@ -51,6 +56,15 @@ impl Copied {
             tables.clear();
         }
         tables.entry(table.clone()).or_insert_with(|| details.clone());
+    }
+
+    /// Whether the tables of a model were not looked through yet; they are from now on.
+    fn is_new(&self, rollups: &Rollups) -> bool {
+        let mut surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
+        if surveyed.len() >= MOST_TABLES {
+            surveyed.clear();
+        }
+        surveyed.insert(rollups.instance())
     }
 
     fn noted(&self) -> Vec<(TableId, Details)> {
@@ -81,17 +95,25 @@ pub(super) async fn keep_copies(inner: Arc<Inner>) {
     }
 }
 
-/// Notes the tables of all that the background looks after.
+/// Notes what is stored of the models that the background looks after, in whatever zone: once a model, as what is
+/// published later is noted then.
 pub(super) async fn survey(inner: &Inner) {
-    for charge in inner.parts.charges(&[], &inner.options.zones).await {
-        let rollups = &charge.rollups;
-        let preaggs = rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs);
-        let copied: Vec<&Preagg> = preaggs.filter(|preagg| !rollups.copies(preagg.id).is_empty()).collect();
-        for zone in &charge.zones {
-            let targets = copied.iter().filter_map(|preagg| Target::new(rollups, preagg, *zone).ok());
-            targets.for_each(|target| {
-                inner.copied.note(&target.table, &Details::new(&target, charge.context.clone(), false));
-            });
+    for Charge { context, rollups, .. } in inner.parts.charges(&[], &inner.options.zones).await {
+        if !inner.copied.is_new(&rollups) {
+            continue;
+        }
+        let snapshot = inner.parts.store.snapshot();
+        let found = blocking(move || -> Vec<Target> {
+            let preaggs = rollups.model().cubes().iter().flat_map(|cube| &cube.preaggs);
+            let copied: Vec<&Preagg> = preaggs.filter(|preagg| !rollups.copies(preagg.id).is_empty()).collect();
+            let targets = |zone: Zone| {
+                copied.iter().filter_map(|preagg| Target::new(&rollups, preagg, zone).ok()).collect::<Vec<_>>()
+            };
+            let all = chrono_tz::TZ_VARIANTS.into_iter().flat_map(targets);
+            all.filter(|target| snapshot.table(&target.table).is_some()).collect()
+        });
+        for target in found.await {
+            inner.copied.note(&target.table, &Details::new(&target, context.clone(), false));
         }
     }
 }
@@ -102,8 +124,13 @@ pub(super) async fn make_missing(inner: &Inner) {
     for (table, details) in inner.copied.noted() {
         let Ok(rollups) = inner.parts.rollups_of(&details.context).await else { continue };
         let Some(target) = target_of(&rollups, &details).filter(|target| target.table == table) else { continue };
-        for copy in rollups.copies(target.preagg) {
-            copy_table(inner, &rollups, (&target, copy)).await;
+        // Rows that it is built from may have been published with it.
+        for preagg in with_originals(&rollups, target.preagg) {
+            let preagg = rollups.model().preagg(preagg);
+            let Ok(target) = Target::new(&rollups, preagg, target.zone) else { continue };
+            for copy in rollups.copies(preagg.id) {
+                copy_table(inner, &rollups, (&target, copy)).await;
+            }
         }
     }
 }

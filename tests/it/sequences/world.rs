@@ -247,6 +247,8 @@ impl Rollup {
 
     fn rows(random: &mut Random) -> Self {
         let partition = random.maybe(20, |random| random.pick(&PARTITIONS));
+        let orders = random.maybe(70, |random| random.between(1, 3)).unwrap_or(0);
+        let indexes = (0..orders).map(|_| (random.some(&["kind", "place", "n"], 1, 2), false)).collect();
         Self {
             kind: Kind::Rows,
             name: "rows".to_owned(),
@@ -258,7 +260,7 @@ impl Rollup {
             partition,
             bounds: (None, None),
             scheduled: random.chance(70),
-            indexes: Vec::new(),
+            indexes,
         }
     }
 

@@ -1,21 +1,23 @@
 //! Answers of rollups, finished and ready to be sent, with their compressed forms beside (`performance.md` §3, level A).
 //!
-//! Nothing is ever invalidated: the key holds all that decides an answer (the model, the state of the store, the query
-//! with the conditions and masks of its asker's policies, the shape), so that another answer has another key. What a
+//! The key holds all that decides an answer but the state of the store: the model, the query with the conditions and
+//! masks of its asker's policies, the shape. Beside the answer stands what it rests on: the tables that may have a part in
+//! it, as they were. It is good for a state of the store in which they are the same, whatever else was published. What a
 //! source had a part in is not kept here.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Response, header};
 use axum::middleware::Next;
 use bytes::Bytes;
-use quarry_storage::Snapshot;
+use quarry_storage::{Snapshot, Table, TableId};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::accept::Encoding;
+use super::live::Footprint;
 use crate::cache::memory::Memory;
 use crate::query::Query;
 use crate::query::normalize::Normalized;
@@ -33,6 +35,7 @@ pub struct Finished {
 /// A finished answer.
 #[derive(Debug)]
 pub(super) struct Kept {
+    rests_on: Vec<(TableId, Option<Weak<Table>>)>,
     plain: Bytes,
     /// By the order of [`Encoding::ALL`]; made when they are first asked for.
     encoded: [OnceLock<Bytes>; Encoding::ALL.len()],
@@ -42,7 +45,6 @@ pub(super) struct Kept {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) rollups: &'a Rollups,
-    pub(super) snapshot: &'a Snapshot,
     /// Counts what is told of refresh keys that failed.
     pub(super) key_errors: u64,
     /// How the queries belong together, and how the answer wraps them.
@@ -53,9 +55,8 @@ impl Asked<'_> {
     /// The key of the answer.
     pub(super) fn key(&self, queries: &[Normalized]) -> u128 {
         let mut hash = Digest(Xxh3::new());
-        let (model, state) = (self.rollups.instance(), self.snapshot.id().get());
         // Writing to a digest does not fail.
-        let _ = write!(hash, "{model} {state} {} {}", self.key_errors, self.shape);
+        let _ = write!(hash, "{} {} {}", self.rollups.instance(), self.key_errors, self.shape);
         for Normalized { query, echo } in queries {
             // Of the asker only what the query says counts, unless some SQL reads more.
             let anonymous;
@@ -86,24 +87,44 @@ impl Finished {
         Self { memory: Memory::new(bytes) }
     }
 
-    pub(super) fn find(&self, key: u128) -> Option<Arc<Kept>> {
-        self.memory.get(key)
+    /// The answer for a state of the store, if it is kept.
+    pub(super) fn find(&self, key: u128, snapshot: &Snapshot) -> Option<Arc<Kept>> {
+        self.memory.get(key).filter(|kept| kept.is_of(snapshot))
     }
 
-    /// Keeps an answer, unless it is long.
-    pub(super) fn keep(&self, key: u128, plain: Bytes) -> Option<Arc<Kept>> {
+    /// Keeps an answer that was made of a state of the store, unless it is long. It takes the place of that of another
+    /// state.
+    pub(super) fn keep(
+        &self,
+        key: u128,
+        footprint: &Footprint,
+        snapshot: &Snapshot,
+        plain: Bytes,
+    ) -> Option<Arc<Kept>> {
         if plain.len() > MAX_BODY_BYTES {
             return None;
         }
+        let state = |table: &TableId| (table.clone(), snapshot.table(table).map(Arc::downgrade));
+        let rests_on = footprint.tables().iter().map(state).collect();
         // Compressed it takes a part of that again, seldom more than half.
         let bytes = plain.len() + plain.len() / 2;
-        let kept = Arc::new(Kept { plain, encoded: [OnceLock::new(), OnceLock::new()] });
+        let kept = Arc::new(Kept { rests_on, plain, encoded: [OnceLock::new(), OnceLock::new()] });
         self.memory.put(key, Arc::clone(&kept), bytes);
         Some(kept)
     }
 }
 
 impl Kept {
+    /// Whether the tables that it rests on are those of a state of the store.
+    fn is_of(&self, snapshot: &Snapshot) -> bool {
+        self.rests_on.iter().all(|(table, known)| match (snapshot.table(table), known) {
+            // While the former is remembered nothing else can be at its address.
+            (Some(table), Some(known)) => std::ptr::eq(Arc::as_ptr(table), known.as_ptr()),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        })
+    }
+
     /// The answer in JSON.
     pub(super) fn plain(&self) -> Bytes {
         self.plain.clone()
@@ -153,6 +174,8 @@ pub(super) async fn keep_compressed(request: Request, next: Next) -> Response<Bo
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+    use quarry_storage::{Gate, PartitionKey, PartitionWriter, Publish, Store, StoreOptions};
     use serde_json::json;
 
     use super::*;
@@ -161,25 +184,22 @@ mod tests {
     use crate::query::sample;
     use crate::time::Zone;
 
-    /// Everything that changes an answer changes its key, and who asks does not where no SQL reads it.
+    fn limits() -> Limits {
+        Limits { default_rows: 10, max_rows: 10, timezone: Zone::UTC, allow_hidden: false, ungrouped_without_key: true }
+    }
+
+    /// Everything but the store that changes an answer changes its key, and who asks does not where no SQL reads it.
     #[test]
     fn keys_differ_where_answers_do() {
         let (rollups, others) = (Rollups::new(Arc::new(sample::model())), Rollups::new(Arc::new(sample::model())));
-        let snapshot = Snapshot::default();
-        let limits = Limits {
-            default_rows: 10,
-            max_rows: 10,
-            timezone: Zone::UTC,
-            allow_hidden: false,
-            ungrouped_without_key: true,
-        };
+        let limits = limits();
         let key = |asked: Asked<'_>, query: serde_json::Value, user: &str, now: i64| {
             let request = crate::api::parse_request(&query).expect("a query");
             let asker = Asker::of(json!({"user": user}));
             let normalized = normalize(&request, asked.rollups.model(), &limits, &asker, now).expect("resolved");
             asked.key(&[normalized])
         };
-        let asked = Asked { rollups: &rollups, snapshot: &snapshot, key_errors: 0, shape: "regularQuery" };
+        let asked = Asked { rollups: &rollups, key_errors: 0, shape: "regularQuery" };
         let count = || json!({"measures": ["orders.count"]});
         let first = key(asked, count(), "a", 0);
         assert_eq!(first, key(asked, count(), "b", 0));
@@ -213,11 +233,59 @@ mod tests {
         assert_eq!(distinct.len(), keys.len(), "{keys:?}");
     }
 
+    /// What an answer to `count` by the rollups of a model rests on.
+    fn footprint(rollups: &Rollups) -> Footprint {
+        let request = crate::api::parse_request(&json!({"measures": ["orders.count"]})).expect("a query");
+        let asker = Asker::of(json!({}));
+        let normalized = normalize(&request, rollups.model(), &limits(), &asker, 0).expect("resolved");
+        Footprint::of(rollups, &[normalized], true).expect("planned")
+    }
+
     #[test]
     fn long_answers_are_not_kept() {
-        let finished = Finished::new(64 << 20);
-        assert!(finished.keep(1, Bytes::from(vec![0; MAX_BODY_BYTES + 1])).is_none());
-        assert!(finished.keep(2, Bytes::from_static(b"{}")).is_some());
-        assert!(finished.find(1).is_none() && finished.find(2).is_some_and(|kept| kept.plain() == "{}"));
+        let rollups = Rollups::new(Arc::new(sample::model()));
+        let (finished, footprint, snapshot) = (Finished::new(64 << 20), footprint(&rollups), Snapshot::default());
+        let keep = |key, body| finished.keep(key, &footprint, &snapshot, body);
+        assert!(keep(1, Bytes::from(vec![0; MAX_BODY_BYTES + 1])).is_none());
+        assert!(keep(2, Bytes::from_static(b"{}")).is_some());
+        let find = |key| finished.find(key, &snapshot);
+        assert!(find(1).is_none() && find(2).is_some_and(|kept| kept.plain() == "{}"));
+    }
+
+    /// An answer lasts while its own tables do, and no longer.
+    #[test]
+    fn an_answer_is_good_until_a_table_that_it_rests_on_is_published() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(StoreOptions::new(dir.path().to_owned())).expect("an empty folder");
+        let publish = |table: &TableId| {
+            let key = PartitionKey { table: table.clone(), bucket: None };
+            let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+            let file = store.writer(&key, schema, None).and_then(PartitionWriter::finish).expect("a file");
+            let refresh_key = String::new();
+            let publish = Publish { key, file, refresh_key, build_ms: 0, jobs: Vec::new(), gate: Gate::Open };
+            store.publish(publish, 0).expect("published");
+        };
+        let rollups = Rollups::new(Arc::new(sample::model()));
+        let (finished, footprint) = (Finished::new(64 << 20), footprint(&rollups));
+        let own = footprint.tables().first().expect("orders have a rollup").clone();
+        let other = TableId::new("other.table@UTC-0").expect("a name");
+        let is_kept = || finished.find(1, &store.snapshot()).is_some();
+        let keep = || drop(finished.keep(1, &footprint, &store.snapshot(), Bytes::from_static(b"{}")));
+        keep();
+        // Of tables that are not there yet.
+        publish(&other);
+        assert!(is_kept());
+        publish(&own);
+        assert!(!is_kept());
+        let before = store.snapshot();
+        keep();
+        publish(&other);
+        assert!(is_kept());
+        publish(&own);
+        assert!(!is_kept() && finished.find(1, &before).is_some());
+        keep();
+        assert!(is_kept() && finished.find(1, &before).is_none());
+        store.retain_tables(&|table| *table != own, 1).expect("dropped");
+        assert!(!is_kept());
     }
 }

@@ -30,7 +30,7 @@ use crate::query::normalize::Normalized;
 use crate::query::request::{CacheMode, DateRange, Request};
 use crate::query::rollups::Rollups;
 use crate::query::serve::Asking;
-use crate::query::{OutputColumn, Query};
+use crate::query::{OutputColumn, Query, QueryError};
 use crate::time::format_local;
 
 /// Answers with more rows than this are written on a thread that may block.
@@ -117,10 +117,10 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Loaded, ApiE
     let key = may_keep.then(|| {
         let shape = format!("{:?} {multi}", question.kind);
         let key_errors = parts.refresher.key_error_changes();
-        Asked { rollups: &current.rollups, snapshot: &snapshot, key_errors, shape: &shape }.key(&asked)
+        Asked { rollups: &current.rollups, key_errors, shape: &shape }.key(&asked)
     });
     let fresh = |part: &Normalized| part.echo.cache == Some(CacheMode::NoCache);
-    if let Some(kept) = key.filter(|_| !asked.iter().any(fresh)).and_then(|key| parts.finished.find(key)) {
+    if let Some(kept) = key.filter(|_| !asked.iter().any(fresh)).and_then(|key| parts.finished.find(key, &snapshot)) {
         follow(true, &asked)?;
         return Ok(Loaded { body: kept.plain(), kept: Some(kept) });
     }
@@ -136,7 +136,8 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Loaded, ApiE
     let answers = answer_all(parts, state, &asked, (until, &call.id)).await?;
     let is_stored = answers.iter().all(Answer::is_stored);
     follow(is_stored, &asked)?;
-    let key = key.filter(|_| is_stored);
+    let rests_on = |key| Ok::<_, QueryError>((key, Footprint::of(&current.rollups, &asked, true)?));
+    let keeping = key.filter(|_| is_stored).map(rests_on).transpose()?;
     let mut explanations = Vec::with_capacity(asked.len());
     for part in &asked {
         let found = if explained { Some(explain(&current.rollups, &snapshot, &part.query)?) } else { None };
@@ -155,7 +156,7 @@ pub(super) async fn answer(parts: &ApiParts, call: &Call) -> Result<Loaded, ApiE
         })
         .collect();
     let body = write_all(question.kind, results, pivot).await?;
-    let kept = key.and_then(|key| parts.finished.keep(key, body.clone()));
+    let kept = keeping.and_then(|(key, footprint)| parts.finished.keep(key, &footprint, &snapshot, body.clone()));
     Ok(Loaded { body, kept })
 }
 

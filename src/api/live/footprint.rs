@@ -34,4 +34,9 @@ impl Footprint {
         }
         Ok(Self { tables: Arc::new(tables), from_source: !is_stored })
     }
+
+    /// The tables that may have a part in it.
+    pub(in crate::api) fn tables(&self) -> &BTreeSet<TableId> {
+        &self.tables
+    }
 }

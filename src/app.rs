@@ -1,6 +1,6 @@
 //! Composition root: builds each part once, in floor order, by plain constructors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use crate::auth::scope::Scopes;
 use crate::config::Config;
 use crate::engine::resident::Resident;
 use crate::engine::{Engine, EngineError, EngineOptions};
-use crate::hooks::Hooks;
+use crate::hooks::{HookError, Hooks};
 use crate::model::compile::compile_project;
 use crate::model::{Diagnostic, Model};
 use crate::pg::{PgParts, fixed_login, hooked_login, switch_user};
@@ -76,6 +76,9 @@ pub enum StartError {
     /// The options of cross-origin requests cannot be served.
     #[error(transparent)]
     Cors(#[from] CorsError),
+    /// `driverFactory` of `cube.js` fails.
+    #[error("{0} ({place})", place = .0.place())]
+    Driver(#[from] HookError),
 }
 
 impl StartError {
@@ -110,10 +113,9 @@ impl App {
             tracing::warn!("{warning}");
         }
         let engine = Engine::new(EngineOptions { memory_bytes: config.memory_bytes, cores: config.cores })?;
-        let files = Source::files(config.project.clone(), engine.clone());
         let data_sources = current.rollups.model().cubes().iter().map(|cube| cube.data_source.clone());
-        let names: std::collections::BTreeSet<String> = data_sources.chain(["default".to_owned()]).collect();
-        let sources: Arc<BTreeMap<_, _>> = Arc::new(names.into_iter().map(|name| (name, files.clone())).collect());
+        let names: BTreeSet<String> = data_sources.chain(["default".to_owned()]).collect();
+        let sources = Arc::new(sources(&config, names, &engine)?);
         let builder = engine.with_memory(config.build_memory_bytes / BUILD_SHARES * (BUILD_SHARES - 1))?;
         let build_sources = sources.iter().map(|(name, source)| (name.clone(), source.on(builder.clone()))).collect();
         let store = Store::open(config.store_options())?;
@@ -308,6 +310,22 @@ impl App {
             }
         });
     }
+}
+
+/// The sources of these names: the files below `data/`, or where `driverFactory` says.
+fn sources(config: &Config, names: BTreeSet<String>, engine: &Engine) -> Result<BTreeMap<String, Source>, HookError> {
+    let folders = config.drivers.as_ref().map(|cube| cube.folders(&names)).transpose()?.unwrap_or_default();
+    for warning in &folders.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut opened: BTreeMap<&str, Source> = BTreeMap::new();
+    let source = |name: String| {
+        let folder = folders.by_source.get(&name).map_or("data", String::as_str);
+        let open = || Source::files_of(config.project.clone(), folder, engine.clone());
+        let source = opened.entry(folder).or_insert_with(open).clone();
+        (name, source)
+    };
+    Ok(names.into_iter().map(source).collect())
 }
 
 /// The models of several contexts, where `cube.js` asks for that.

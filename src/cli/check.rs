@@ -13,9 +13,15 @@ pub(super) fn run(project: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(project, &overrides)?;
     let mut out = std::io::stdout().lock();
     let compiled = compile::compile_project(&config.project, &config.model_dir, &config.compile_context());
+    let mut of_drivers = Vec::new();
     let (diagnostics, summary) = match compiled {
         Ok(compiled) => {
             let model = &compiled.model;
+            if let Some(cube) = &config.cube {
+                let sources = model.cubes().iter().map(|cube| cube.data_source.clone()).collect();
+                of_drivers =
+                    cube.folders(&sources).map_err(|error| anyhow::anyhow!("{error} ({})", error.place()))?.warnings;
+            }
             let members = |cube: &crate::model::Cube| cube.measures.len() + cube.dimensions.len() + cube.segments.len();
             let count: usize = model.cubes().iter().map(members).sum();
             let rollups: usize = model.cubes().iter().map(|cube| cube.preaggs.len()).sum();
@@ -24,7 +30,7 @@ pub(super) fn run(project: &Path) -> anyhow::Result<ExitCode> {
         }
         Err(faults) => (faults, String::new()),
     };
-    for warning in config.cube.iter().flat_map(crate::hooks::CubeJs::warnings) {
+    for warning in config.cube.iter().flat_map(crate::hooks::CubeJs::warnings).chain(of_drivers) {
         writeln!(out, "warning: {warning}")?;
     }
     for diagnostic in &diagnostics {

@@ -135,6 +135,8 @@ pub struct Config {
     pub model: ModelSettings,
     /// `cube.js`: its options and hooks. What it says of settings is in them already.
     pub cube: Option<CubeJs>,
+    /// The same, for where data sources lie (`driverFactory`): commands ask that, and no other hook.
+    pub drivers: Option<CubeJs>,
     /// All variables of `.env` and the environment: model files may ask for any.
     pub variables: BTreeMap<String, String>,
 }
@@ -291,6 +293,7 @@ impl Config {
             warnings: read.warnings(cube.as_ref()),
             model: ModelSettings::read(&read.values, &mut read.faults),
             variables,
+            drivers: cube.clone(),
             cube,
             project,
         };

@@ -4,6 +4,7 @@
 //! within limits of memory, stack and time. Nothing is cached between calls: hooks may look at the clock or keep state.
 //! A hook that fails is an error of the request that needs it; it never lets anybody in.
 
+mod drivers;
 mod options;
 mod pool;
 mod project;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
+pub use self::drivers::Folders;
 pub use self::options::Options;
 use self::pool::{Call, Engine, Pool, Program};
 pub use self::project::foreign;
@@ -106,8 +108,8 @@ impl CubeJs {
         let (options, mut faults) = Options::check(exported);
         if options.has("driverFactory") && options.has("contextToOrchestratorId") {
             faults.push(
-                "\"driverFactory\" beside contextToOrchestratorId is not allowed: this version of Quarry has one source, \
-                 the files below data/, for all callers"
+                "\"driverFactory\" beside contextToOrchestratorId is not allowed: in this version of Quarry a data source \
+                 is the same for all callers"
                     .to_owned(),
             );
         }

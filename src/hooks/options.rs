@@ -145,7 +145,7 @@ const KEYS: &[Key] = &[
     key("dbType", Any, Refused(DB_TYPE)),
     key("devServer", Flag, Ignored),
     key("dialectFactory", Function, Ignored),
-    key("driverFactory", Function, Ignored),
+    key("driverFactory", Function, Honoured),
     key("eventEmitterOptions", Any, Ignored),
     key("extendContext", Function, Honoured),
     key("externalDbType", Any, Ignored),

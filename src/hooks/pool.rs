@@ -198,7 +198,8 @@ impl Engine {
         Ok((Self { sandbox, memory: program.limits.memory }, exported))
     }
 
-    fn call(&self, call: &Call) -> Result<Json, HookError> {
+    /// Calls a function on this thread.
+    pub(super) fn call(&self, call: &Call) -> Result<Json, HookError> {
         self.sandbox.call(call.function, &call.arguments).map_err(|fault| self.explain(fault))
     }
 

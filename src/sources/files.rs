@@ -1,4 +1,4 @@
-//! Files of a project's `data/` folder as tables (`design.md` §2, default source).
+//! Files of a project's `data/` folder, or another one, as tables (`design.md` §2, default source).
 //!
 //! Nothing is loaded at start: a statement's names are looked up in the folder as it is at that moment. What
 //! is remembered is the columns of a file, for as long as its length and its time of change stay the same.
@@ -26,18 +26,20 @@ const DEFAULT_SCHEMA: &str = "public";
 /// Tables that the text about a missing one lists at most.
 const LISTED_TABLES: usize = 20;
 
-/// The tables of a `data/` folder; files are looked up when they are asked for and re-read when they change.
+/// The tables of a folder; files are looked up when they are asked for and re-read when they change.
 #[derive(Debug)]
 pub struct FileCatalog {
     project: PathBuf,
+    /// Relative to the project.
+    folder: String,
     columns: ColumnsCache,
 }
 
 impl FileCatalog {
-    /// Over `project/data`; relative paths in SQL are relative to `project`.
-    pub fn new(project: PathBuf) -> Self {
+    /// Over `project/folder`; relative paths in SQL are relative to `project`.
+    pub fn new(project: PathBuf, folder: &str) -> Self {
         let project = std::fs::canonicalize(&project).or_else(|_| std::path::absolute(&project)).unwrap_or(project);
-        Self { project, columns: ColumnsCache::new() }
+        Self { project, folder: folder.to_owned(), columns: ColumnsCache::new() }
     }
 
     /// A digest of the data files as they are now.
@@ -51,7 +53,7 @@ impl FileCatalog {
     }
 
     fn data(&self) -> PathBuf {
-        self.project.join("data")
+        self.project.join(&self.folder)
     }
 
     /// A path for texts: relative to the project where it lies inside, with forward slashes.
@@ -228,10 +230,10 @@ impl FileCatalog {
     fn missing_table(&self, schema: &str, name: &str) -> Result<DataFusionError> {
         let known: BTreeSet<String> =
             self.schema_entries(schema)?.into_iter().map(|(name, _)| name.to_lowercase()).collect();
-        let mut text = missing_relation(&format!("{schema}.{name}"));
+        let mut text = missing_relation(&format!("{schema}.{name}"), &self.folder);
         if schema != DEFAULT_SCHEMA && known.is_empty() {
             let folders = self.subfolders()?;
-            text.push_str(&format!(" (there is no folder data/{schema}/)"));
+            text.push_str(&format!(" (there is no folder {}/{schema}/)", self.folder));
             if let Some(near) = nearest(schema, folders.iter().map(|(name, _)| name.as_str())) {
                 text.push_str(&format!("; did you mean schema \"{near}\"?"));
             }
@@ -357,7 +359,7 @@ mod tests {
     impl Project {
         fn new(files: &[(&str, &str)]) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let catalog = Arc::new(FileCatalog::new(folder.path().to_owned()));
+            let catalog = Arc::new(FileCatalog::new(folder.path().to_owned(), "data"));
             let project = Self { folder, catalog };
             files.iter().for_each(|(path, text)| project.write(path, text.as_bytes()));
             project

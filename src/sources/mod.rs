@@ -29,7 +29,12 @@ pub enum Source {
 impl Source {
     /// The embedded source over `project/data`.
     pub fn files(project: PathBuf, engine: Engine) -> Self {
-        Self::Files(Arc::new(files::FileCatalog::new(project)), engine)
+        Self::files_of(project, "data", engine)
+    }
+
+    /// The embedded source over another folder of the project.
+    pub fn files_of(project: PathBuf, folder: &str, engine: Engine) -> Self {
+        Self::Files(Arc::new(files::FileCatalog::new(project, folder)), engine)
     }
 
     /// The same tables, read by another engine: with memory of its own.

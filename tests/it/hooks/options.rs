@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{MODEL, ask, count, counted, project};
-use crate::server::{LOAD, SECRET, Server, sign, wait_until};
+use crate::server::{LOAD, SECRET, Server, printed, run, sign, wait_until};
 
 #[test]
 fn options_are_stronger_than_the_environment_and_weaker_than_flags() {
@@ -121,4 +121,48 @@ fn options_of_the_orchestrator_may_be_a_function() {
     let server = Server::start(&project(&format!("module.exports = {{ orchestratorOptions: {by_caller} }}")));
     assert_eq!(count(&server, &json!({})), "5");
     assert!(server.log().contains("orchestratorOptions have no effect"), "{}", server.log());
+}
+
+/// What `driverFactory` gives decides where a data source lies; what this version does not have is told.
+#[test]
+fn a_driver_factory_chooses_the_folder_of_a_data_source() {
+    let project = project(
+        "module.exports = {
+           driverFactory: ({ dataSource, securityContext }) =>
+             dataSource === 'archive' ? { type: 'files', path: `data/${process.env.ARCHIVE}` } : { type: process.env.KIND },
+         }",
+    );
+    let old = MODEL.replace("name: orders", "name: old").replace("sql_table:", "data_source: archive\n    sql_table:");
+    project.write("model/old.yml", &old);
+    project.write("data/years/orders.csv", "id,status,amount\n1,open,1\n2,open,2\n");
+    let settings = [("ARCHIVE", "years"), ("KIND", "files")];
+    let server = Server::start_with(&project, &settings);
+    let both = |server: &Server| {
+        ["orders", "old"].map(|cube| {
+            let reply = server.post(LOAD, &json!({"query": {"measures": [format!("{cube}.count")]}}));
+            reply.value()["data"][0][format!("{cube}.count")].as_str().map(str::to_owned)
+        })
+    };
+    assert_eq!(both(&server), [Some("5".to_owned()), Some("2".to_owned())]);
+    drop(server);
+    // A type that is not there is told of, and leaves the others alone.
+    let settings = [("ARCHIVE", "years"), ("KIND", "postgres"), ("CUBEJS_API_SECRET", SECRET)];
+    let server = Server::start_with(&project, &settings);
+    assert_eq!(both(&server), [Some("5".to_owned()), Some("2".to_owned())]);
+    let told = "driverFactory gives postgres for the data source 'default'";
+    assert!(server.log().contains(told), "{}", server.log());
+    drop(server);
+    let checked = run(project.path(), &settings, &["check"]);
+    assert!(checked.status.success() && printed(&checked).contains(told), "{}", printed(&checked));
+    // Nobody is served from another folder than the one that was meant.
+    let settings = [("ARCHIVE", "../.."), ("KIND", "files"), ("CUBEJS_API_SECRET", SECRET)];
+    for command in [&["check"][..], &["query", "{\"measures\": [\"old.count\"]}"]] {
+        let output = run(project.path(), &settings, command);
+        let said = printed(&output);
+        assert!(!output.status.success() && said.contains("a folder of the project"), "{command:?}: {said}");
+    }
+    project.write("cube.js", "module.exports = { driverFactory: () => { throw new Error('no such driver'); } }");
+    let output = run(project.path(), &settings, &["serve", "--port", "0"]);
+    let said = printed(&output);
+    assert!(!output.status.success() && said.contains("no such driver") && said.contains("driverFactory"), "{said}");
 }

@@ -204,24 +204,25 @@ fn copies_follow_what_they_are_copies_of() {
 fn copies_are_made_only_when_asked_for_and_without_the_source() {
     let project = project(1);
     let server = Server::start_with(&project, &NO_COPIES);
-    build(&server, &json!({}));
+    // Also in a zone that the background does not look after.
+    build(&server, &json!({"timezones": ["UTC", "Europe/Berlin"]}));
     drop(server);
-    assert_eq!(stored(&project).len(), 3);
+    assert_eq!(stored(&project).len(), 6);
     fs::remove_file(project.path().join("data/sales.csv")).expect("removable");
     // Killed at some moment: what is made stays, what is missing is made at the next start.
     for _ in 0..3 {
         Server::start_with(&project, &COPIES).kill();
     }
     let server = Server::start_with(&project, &COPIES);
-    wait_for_copies(&project, 6);
+    wait_for_copies(&project, 12);
     check_kinds(&server, 10, [1; 3]);
     let said = quarry(&project, &[], &["fsck"]);
-    assert!(said.contains("9 file(s) read") && said.contains("0 fault(s)"), "{said}");
+    assert!(said.contains("18 file(s) read") && said.contains("0 fault(s)"), "{said}");
     drop(server);
     // Files alone are enough here, too.
     fs::remove_dir_all(project.path().join(".quarry/catalog")).expect("removable");
     quarry(&project, &[], &["fsck", "--repair"]);
-    assert_eq!(count_copies(&project), 6);
+    assert_eq!(count_copies(&project), 12);
     // Who does not ask for them does not read them.
     let server = Server::start_with(&project, &NO_COPIES);
     assert_eq!(copies_at_hand(&server, &kinds(9)), [json!(null); 0]);

@@ -120,13 +120,19 @@ impl TableProvider for IndexedTable {
         };
         let tested: Vec<&Column> = filters.iter().flat_map(Expr::column_refs).collect();
         let needed = wanted.iter().copied().chain(tested.iter().map(|column| column.name.as_str())).collect();
-        let Some(kept) = self.choose(&needed, filters) else {
+        let (Some(mut kept), Some(own)) = (self.choose(&needed, filters), self.kept.first()) else {
             return Err(DataFusionError::Internal("a table without partitions".to_owned()));
         };
         tracing::debug!(rows = kept.name, "reading");
-        let schema = self.schema_of(kept);
-        let resident = self.resident.table(&kept.partitions).await;
+        let mut resident = self.resident.table(&kept.partitions).await;
+        if let (Err(error), false) = (&resident, std::ptr::eq(kept, own)) {
+            // What it was made of is there.
+            tracing::warn!(index = kept.name, %error, "a copy for an index cannot be read");
+            kept = own;
+            resident = self.resident.table(&kept.partitions).await;
+        }
         let resident = resident.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let schema = self.schema_of(kept);
         // Rows of other types than the table has are converted where they are read from their files.
         let table: Arc<dyn TableProvider> = match resident.filter(|table| has_types(&table.schema(), &schema)) {
             Some(table) => table,

@@ -92,7 +92,7 @@ pub fn copies(model: &Model, preagg: PreaggId) -> Vec<IndexCopy> {
         // Of a cube's rows it is not known how they are put together.
         let is_grouped = index.aggregate && rollup.kind == PreaggKind::Rollup;
         let copy = if is_grouped {
-            let sort_by = index.columns.iter().filter(|column| groups.contains(column)).cloned().collect();
+            let sort_by = without_repeats(index.columns.iter().filter(|column| groups.contains(column)));
             IndexCopy { index: index.name.clone(), sort_by, states: Some(mergeable_states(model, rollup)) }
         } else {
             IndexCopy { index: index.name.clone(), sort_by: order(model, rollup, &index.columns), states: None }
@@ -118,13 +118,17 @@ fn order(model: &Model, rollup: &Preagg, index: &[String]) -> Vec<String> {
     }
     let groups = group_columns(model, rollup);
     // An order of sums is of no use to anyone.
-    let mut columns: Vec<String> = index.iter().filter(|column| groups.contains(column)).cloned().collect();
-    for column in groups {
-        if !columns.contains(&column) {
-            columns.push(column);
+    without_repeats(index.iter().filter(|column| groups.contains(column)).chain(&groups))
+}
+
+fn without_repeats<'a>(columns: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for column in columns {
+        if !found.contains(column) {
+            found.push(column.clone());
         }
     }
-    columns
+    found
 }
 
 fn group_columns(model: &Model, rollup: &Preagg) -> Vec<String> {
@@ -222,6 +226,7 @@ mod tests {
         let by_kind = ["sales__kind", "sales__city", "sales__at_day"];
         let grouped = ["sales__kind", "sales__mean__sum", "sales__mean__count", "sales__total"];
         check("{name: a, columns: [kind], type: aggregate}", &by_kind, &[("a", &grouped)]);
+        check("{name: a, columns: [kind, total, kind], type: aggregate}", &by_kind, &[("a", &grouped)]);
         check("{name: a, columns: [total], type: aggregate}", &["sales__city", "sales__kind", "sales__at_day"], &[]);
         let model = model("");
         let rows = copies(&model, find(&model, "sales.rows"));

@@ -215,7 +215,7 @@ pub(super) async fn process(inner: &Arc<Inner>, claim: Claim) {
 /// Ends the jobs of a claim that are not ended yet, after the build of their partition.
 pub(super) async fn settle(inner: &Inner, claim: &Claim, outcome: Result<Built, WorkError>) {
     let key = &claim.key;
-    if let (Ok(_), Some(details)) = (&outcome, &claim.details) {
+    if let (true, Ok(_), Some(details)) = (inner.options.index_copies, &outcome, &claim.details) {
         inner.copied.note(&key.table, details);
     }
     match outcome {

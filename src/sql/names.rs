@@ -122,6 +122,11 @@ pub(super) fn given_name(name: &str) -> &str {
     name.split(APART).next().unwrap_or(name)
 }
 
+/// A name as the engine takes it.
+fn spelled(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+}
+
 /// Tells columns of one name apart: the engine wants no name twice, and names what has none by what it says, without
 /// casts.
 fn name_apart(body: &mut SetExpr) {
@@ -136,11 +141,11 @@ fn name_apart(body: &mut SetExpr) {
     let (mut names, mut texts) = (HashSet::new(), HashSet::new());
     for (at, item) in select.projection.iter_mut().enumerate() {
         let (expr, name) = match item {
-            SelectItem::ExprWithAlias { expr, alias } => (expr, alias.value.clone()),
+            SelectItem::ExprWithAlias { expr, alias } => (expr, spelled(alias)),
             SelectItem::UnnamedExpr(expr) => {
                 let name = match expr {
-                    Expr::Identifier(name) => Some(name.value.clone()),
-                    Expr::CompoundIdentifier(path) => path.last().map(|name| name.value.clone()),
+                    Expr::Identifier(name) => Some(spelled(name)),
+                    Expr::CompoundIdentifier(path) => path.last().map(spelled),
                     _ => None,
                 };
                 match name {

@@ -253,6 +253,26 @@ fn copies_are_verified_with_what_they_are_copies_of() {
 }
 
 #[test]
+fn a_damaged_copy_is_left_aside() {
+    let project = project(1);
+    quarry(&project, &COPIES, &["build"]);
+    let server = Server::start_with(&project, &COPIES);
+    for (file, missing) in
+        project.stored_files().iter().filter(|path| path.to_string_lossy().contains(".kinds")).zip([true, false])
+    {
+        let mut bytes = fs::read(file).expect("readable");
+        bytes[40] ^= 1;
+        if missing {
+            fs::remove_file(file).expect("removable")
+        } else {
+            fs::write(file, bytes).expect("writable")
+        }
+        check_kinds(&server, if missing { 10 } else { 11 }, [1; 3]);
+    }
+    assert_eq!(server.log().matches("a copy for an index cannot be read").count(), 2, "{}", server.log());
+}
+
+#[test]
 fn damage_is_not_copied() {
     let project = project(1);
     quarry(&project, &NO_COPIES, &["build"]);

@@ -90,7 +90,7 @@ const QUESTIONS: &[(&str, &[&str])] = &[
         &["done|done|2", "open|open|1"],
     ),
     (
-        "SELECT status, status, orders.status, COUNT(*) FROM orders WHERE paid GROUP BY 1, 2, 3 ORDER BY status",
+        "SELECT status, STATUS, orders.status, COUNT(*) FROM orders WHERE paid GROUP BY 1, 2, 3 ORDER BY status",
         &["done|done|done|2", "open|open|open|1"],
     ),
     ("SELECT paid AS a, status AS a FROM orders WHERE id = 3", &["true|done"]),

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -82,7 +83,12 @@ pub(super) async fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    app.refresher().make_index_copies().await;
+    if app.refresher().keeps_index_copies() {
+        let waiting = ProgressBar::new_spinner().with_message("copies for indexes");
+        waiting.enable_steady_tick(Duration::from_millis(100));
+        app.refresher().wait_for_index_copies().await;
+        waiting.finish_and_clear();
+    }
     app.stop(PATIENCE).await;
     let built = tokens.len() - failures.len();
     writeln!(std::io::stdout().lock(), "{built} of {} partition(s) built", tokens.len())?;

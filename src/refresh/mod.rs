@@ -418,11 +418,17 @@ impl Refresher {
         Ok(scheduler::pass(&self.inner, zones, at_once, until).await?)
     }
 
-    /// Makes the copies for further indexes that are missing, if such are kept. They are made without that, too; this is
-    /// for who must not stop before.
-    pub async fn make_index_copies(&self) {
-        if self.inner.options.index_copies {
+    /// Whether copies are kept for further indexes.
+    pub fn keeps_index_copies(&self) -> bool {
+        self.inner.options.index_copies
+    }
+
+    /// Waits for the copies for further indexes that are missing, if such are kept. They are made without that, too; this
+    /// is for who must not stop before.
+    pub async fn wait_for_index_copies(&self) {
+        if self.keeps_index_copies() {
             copies::survey(&self.inner).await;
+            // What the background is at is awaited; what it has left is made here.
             copies::make_missing(&self.inner).await;
         }
     }
